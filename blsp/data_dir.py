@@ -10,9 +10,11 @@ A directory may hold further tables of utterances (translation.de, intent, feats
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +25,7 @@ from typing import Any, TypeVar
 from blsp.files import InputError, atomic_write
 
 T = TypeVar("T")
+TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "utt2dur")  # that every data directory has
 REDO = "run stage 0 again"
 
 
@@ -202,7 +205,7 @@ def write_data_dir(
     """
     folder = Path(folder)
     utterances = sorted(utterances, key=lambda u: u.utt_id)
-    for before, after in zip(utterances, utterances[1:], strict=False):
+    for before, after in itertools.pairwise(utterances):
         if before.utt_id == after.utt_id:
             raise ValueError(f"utterance {after.utt_id!r} is there twice")
 
@@ -211,13 +214,13 @@ def write_data_dir(
 
     def write(part: Path) -> None:
         def put(name: str, lines: Iterable[str]) -> None:
-            with open(part / name, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
+            with open(part / name, "w", encoding="utf-8", newline="\n") as f:
                 f.writelines(lines)
                 f.flush()
                 os.fsync(f.fileno())
 
         if any(u.rec_id is not None for u in utterances):
-            put("segments", table(lambda u: f"{u.rec_id} {u.start:.3f} {u.end:.3f}"))
+            put("segments", table(lambda u: f"{u.rec_id} {_number(u.start)} {_number(u.end)}"))
             put("wav.scp", _lines({u.rec_id: str(u.wav) for u in utterances}))
         else:
             put("wav.scp", table(lambda u: str(u.wav)))
@@ -225,15 +228,24 @@ def write_data_dir(
         put("text", table(lambda u: u.text))
         put("utt2spk", _lines(utt2spk))
         put("spk2utt", _lines(speakers(utt2spk)))
-        put("utt2dur", table(lambda u: f"{u.duration:.4f}"))
+        put("utt2dur", table(lambda u: _number(u.duration)))
         for name, mapping in (tables or {}).items():
             put(name, _lines(mapping))
         if rejected is not None:
-            put("rejected.tsv", (f"{_one_field(name)}\t{_one_field(reason)}\n" for name, reason in rejected))
+            put("rejected.tsv", rejected_lines(rejected))
         for name, value in (documents or {}).items():
             put(name, [json.dumps(value, ensure_ascii=False, indent=1), "\n"])
 
     replace_folder(folder, write)
+
+
+def rejected_lines(rejected: Iterable[tuple[str, str]]) -> Iterable[str]:
+    """The lines of a rejected.tsv: name, tab, reason."""
+    return (f"{_one_field(name)}\t{_one_field(reason)}\n" for name, reason in rejected)
+
+
+def _number(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def _one_field(text: str) -> str:
@@ -246,8 +258,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Leftovers of killed runs for the same folder are removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?\.part", leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     old = part.with_suffix(".old.part")
     part.mkdir()
@@ -255,7 +268,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(part)
         if folder.exists():
             folder.rename(old)
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
