@@ -31,7 +31,7 @@ def test_rule_and_rejected_rows(tmp_path: Path) -> None:
     ]
     text = json.dumps(rows, ensure_ascii=False)
     (tmp_path / "alpaca_data.json").write_text("\ufeff" + text, encoding="utf-8")
-    assert "5 kept + 8 rejected = 13 found" in prepared("alpaca", tmp_path, tmp_path / "data")
+    assert "kept 5 + rejected 8 = found 13" in prepared("alpaca", tmp_path, tmp_path / "data")
     lines = (tmp_path / "data" / "alpaca.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"instruction": "Name a fruit.", "output": "Apple"},
@@ -50,7 +50,7 @@ def test_rule_and_rejected_rows(tmp_path: Path) -> None:
 
 def test_kept_and_rejected_add_up(tmp_path: Path) -> None:
     (tmp_path / "alpaca_data.json").write_text(json.dumps([row("a", "b"), row("c", "")]))
-    assert "1 kept + 1 rejected = 2 found" in prepared("alpaca", tmp_path, tmp_path / "data")
+    assert "kept 1 + rejected 1 = found 2" in prepared("alpaca", tmp_path, tmp_path / "data")
 
 
 def test_cut_off(tmp_path: Path) -> None:

@@ -50,11 +50,18 @@ def convert(row: Any) -> dict[str, str] | str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--corpus-dir", type=Path, required=True, help="the folder that holds alpaca_data.json")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="alpaca.jsonl is written here")
-    parser.add_argument("--limit", type=int, default=0, help="only the first rows (0: all)")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where alpaca.jsonl goes (default: data)")
+    parser.add_argument(
+        "--nj", type=int, help="as in the other recipes; nothing is decoded here, so it changes nothing"
+    )
+    parser.add_argument("--limit", type=int, default=0, help="only the first N rows (default: 0, all)")
     args = parser.parse_args()
+    if args.limit < 0:
+        parser.error("--limit is at least 0")
 
     source = args.corpus_dir / "alpaca_data.json"
     rows = read_json(source)
@@ -65,10 +72,12 @@ def main() -> None:
     kept = [row for row in converted if isinstance(row, dict)]
     # rows have no ids: their position names them
     rejected = [(number, reason) for number, reason in enumerate(converted) if isinstance(reason, str)]
+    if not kept:
+        raise InputError(f"{source}: none of its {len(rows)} rows has an instruction and an output")
     write_jsonl(args.data_dir / "alpaca.jsonl", kept)
     with atomic_write(args.data_dir / "rejected.tsv") as f:
         f.writelines(f"{number}\t{reason}\n" for number, reason in rejected)
-    print(f"alpaca: {len(kept)} kept + {len(rejected)} rejected = {len(rows)} found")
+    print(f"alpaca: kept {len(kept)} + rejected {len(rejected)} = found {len(rows)}")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ Set dev: each sentence is a part of its talk. Or
         bstc_transcription_translation/
             dev/streaming_transcription/105.txt the sentences as they grow, one character more on each line
             dev/ref_text/105.txt                one translation a line, as many as sentences
-            train/1.json                        as .asr.json above; its audio, if you have it, in traindata/1.wav
+            train/1.json                        as .asr.json above
+        traindata/1.wav                         audio of train, if you have it
 
 Its dev set has no sentence times, so an utterance of dev is a whole talk; talks longer than the encoder's window are
-rejected. Train has sentences. Tables `translation.en`; the talk is the speaker.
+rejected. Train has sentences; it is passed over without traindata. Table `translation.en`; the talk is the speaker.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ def autosimtrans(texts: Path, audio_dir: Path) -> Sets:
     elif (audio_dir / "devdata").is_dir():
         raise InputError(f"{dev}: is missing; download bstc_transcription_translation.tar.gz and unpack it")
     if train := glob(texts / "train", "*.json"):
-        sets["train"] = partial(sentences, {path: audio_dir / "traindata" / f"{path.stem}.wav" for path in train})
+        if (audio_dir / "traindata").is_dir():
+            sets["train"] = partial(sentences, {path: audio_dir / "traindata" / f"{path.stem}.wav" for path in train})
+        else:
+            print(f"train: passed over: {len(train)} transcripts, but no audio in {audio_dir / 'traindata'}")
     return sets
 
 
@@ -86,13 +90,11 @@ def sentences(talks: dict[Path, Path]) -> Iterator[Found | Rejected]:
             text = entry.get("transcript") or entry.get("asr") or ""  # either name occurs
             translation = entry.get("translation") or ""
             if start is None or duration is None:
-                yield Rejected(name, "offset or duration is missing or not a number")
+                yield Rejected(name, "broken line: offset or duration is missing or not a number")
             elif not isinstance(text, str) or not isinstance(translation, str):
-                yield Rejected(name, "transcript or translation is not a string")
-            elif text.strip() and not translation.strip():
-                yield Rejected(name, "missing translation")
+                yield Rejected(name, "broken line: transcript or translation is not a string")
             elif (first := seen.setdefault((start, duration, text), name)) != name:
-                yield Rejected(name, f"duplicate of {first}")
+                yield Rejected(name, f"duplicate: the same as {first}")
             else:
                 yield Found(
                     name=name,

@@ -54,10 +54,10 @@ def utterances(table: Path, corpus_dir: Path) -> Iterator[Found | Rejected]:
         if not path.name:
             yield Rejected(where, "missing path")
             continue
-        label = f"{row.values['action'].strip()} {row.values['object'].strip()}"
-        if label.lower() not in INTENTS:
-            missing = not row.values["action"].strip() or not row.values["object"].strip()
-            yield Rejected(path.stem, "missing label" if missing else f"unknown label {label!r}")
+        parts = [row.values[column].strip() for column in ("action", "object")]
+        label = " ".join(parts) if all(parts) else ""
+        if label and label.lower() not in INTENTS:
+            yield Rejected(path.stem, f"unknown label: {label}")
             continue
         spk = row.values.get("speakerId", "").strip() or path.parent.name or path.stem
         yield Found(
@@ -66,7 +66,7 @@ def utterances(table: Path, corpus_dir: Path) -> Iterator[Found | Rejected]:
             spk=spk,
             audio=corpus_dir / path,
             text=row.values["transcription"],
-            tables={"intent": INTENTS[label.lower()]},
+            tables={"intent": INTENTS.get(label.lower(), "")},
         )
 
 

@@ -60,7 +60,7 @@ def utterances(folders: list[Path], target: str) -> Iterator[Found | Rejected]:
             match = FILE.fullmatch(path.name)
             if not match:
                 if path.suffix.lower() in (".wav", ".snt"):
-                    yield Rejected(path.name, "its name is not ID.T0-3.LANGUAGE.wav or .snt")
+                    yield Rejected(path.name, "unknown file: its name is not ID.T0-3.LANGUAGE.wav or .snt")
                 continue
             level = match[2].upper()
             files[match[1]][f"T3.{match[3].lower()}" if level == "T3" else level] = path
@@ -68,17 +68,13 @@ def utterances(folders: list[Path], target: str) -> Iterator[Found | Rejected]:
             text = sentence(parts.get("T2"))
             if not text and (text := sentence(parts.get("T1"))):
                 mended["transcripts from T1, without its tags"] += 1
-            translation = sentence(parts.get(f"T3.{target}"))
-            if text and not translation:
-                yield Rejected(name, "missing translation")
-                continue
             yield Found(
                 name=name,
                 utt_id=name,
                 spk=name,
                 audio=parts.get("T0") or folder / f"{name}.T0.wav",
                 text=text,
-                tables={f"translation.{target}": translation},
+                tables={f"translation.{target}": sentence(parts.get(f"T3.{target}"))},
             )
 
 

@@ -10,7 +10,7 @@
 
 A flac is the whole VoxCeleb clip; the utterance is its part [start_second, end_second). Sets fine_tune, dev, test with
 the table `sentiment` (positive, neutral, negative). Rows that annotators disagreed on are rejected, as in the toolkit
-of the corpus. Of the blind test every row is rejected, unless slue-voxceleb_test.tsv is there.
+of the corpus. The blind test cannot be used: without slue-voxceleb_test.tsv there is no set test.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def parse(corpus_dir: Path) -> Sets:
         if table.exists():
             sets[name] = partial(utterances, table, raw_dir)
         elif blind.exists():
-            sets[name] = partial(blind_utterances, blind)
+            print(f"{name}: passed over: {blind.name} has no text and no sentiment; put {table.name} beside it")
         elif raw_dir.exists():
             raise InputError(f"{table}: is missing beside {raw_dir.name}/; unpack the archive again")
     return sets
@@ -58,13 +58,13 @@ def utterances(table: Path, raw_dir: Path) -> Iterator[Found | Rejected]:
             yield Rejected(f"{table.name}:{row.line}", "missing id")
             continue
         named.add(name)
-        label = row.values["sentiment"].strip()
+        label = row.values["sentiment"].strip().lower()
         start, end = seconds(row.values["start_second"]), seconds(row.values["end_second"])
-        if label.lower() not in SENTIMENTS:
-            yield Rejected(name, f"unknown label {label!r}" if label else "missing label")
+        if label and label not in SENTIMENTS:
+            yield Rejected(name, f"unknown label: {label}")
             continue
         if start is None or end is None:
-            yield Rejected(name, "start_second or end_second is not a number")
+            yield Rejected(name, "broken line: start_second or end_second is not a number")
             continue
         spk = row.values.get("speaker_id", "").strip() or name.split("_")[0]
         yield Found(
@@ -75,20 +75,11 @@ def utterances(table: Path, raw_dir: Path) -> Iterator[Found | Rejected]:
             text=row.values["normalized_text"],
             start=start,
             end=end,
-            tables={"sentiment": label.lower()},
+            tables={"sentiment": label},
         )
     for path in glob(raw_dir, "*.flac"):
         if path.stem not in named:
-            yield Rejected(path.stem, f"is not in {table.name}, so it has no transcript")
-
-
-def blind_utterances(table: Path) -> Iterator[Rejected]:
-    for row in read_rows(table, columns=("id",)):
-        name = row.raw.split("\t")[0] if row.fault else row.values["id"]
-        yield Rejected(
-            name.strip() or f"{table.name}:{row.line}",
-            "no transcript and no label in the blind test; put slue-voxceleb_test.tsv beside it",
-        )
+            yield Rejected(path.stem, f"no transcript: not in {table.name}")
 
 
 def seconds(value: str) -> float | None:

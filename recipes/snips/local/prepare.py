@@ -49,13 +49,13 @@ def recordings(dataset: Path, metadata: Path) -> Iterator[Found | Rejected]:
     for key, entry in entries.items():
         if not isinstance(entry, dict):
             named.add(f"{key}.wav")
-            yield Rejected(key, "its entry in metadata.json is not an object")
+            yield Rejected(key, "broken entry: not an object")
             continue
         filename = entry.get("filename") or f"{key}.wav"
         named.add(str(filename))
         text = entry.get("text") or entry.get("sentence")
         if not isinstance(filename, str) or not (text is None or isinstance(text, str)):
-            yield Rejected(key, "filename or text in metadata.json is not a string")
+            yield Rejected(key, "broken entry: filename or text is not a string")
             continue
         found_in = intents.get(normalized(text), set()) if text else set()
         if text and text.strip() and len(found_in) != 1:
@@ -63,7 +63,7 @@ def recordings(dataset: Path, metadata: Path) -> Iterator[Found | Rejected]:
             continue
         intent = next(iter(found_in), None)
         if intent is not None and intent not in INTENTS:
-            yield Rejected(key, f"unknown label {intent!r}")
+            yield Rejected(key, f"unknown label: {intent}")
             continue
         worker = entry.get("worker")
         spk = worker.get("id") if isinstance(worker, dict) else None
@@ -77,7 +77,7 @@ def recordings(dataset: Path, metadata: Path) -> Iterator[Found | Rejected]:
         )
     for path in glob(audio_dir, "*.wav"):
         if path.name not in named:
-            yield Rejected(path.name, "is not in metadata.json, so it has no transcript")
+            yield Rejected(path.name, "no transcript: not in metadata.json")
 
 
 def intents_by_text(dataset: Path) -> dict[str, set[str]]:
