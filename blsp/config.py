@@ -1,0 +1,103 @@
+"""An experiment's YAML: plain values, references and deferred names (HyperPyYAML), and overrides of them."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from blsp.files import InputError
+
+ALLOWED_TAGS = ("!ref", "!name:torch.")
+
+
+def program_arguments(program: str, description: str, *options: str) -> argparse.ArgumentParser:
+    """The arguments that programs share: all get a configuration and data; `options` of exp_dir, nj, ngpu come on top."""
+    parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="YAML", help="the experiment's configuration")
+    parser.add_argument("overrides", nargs="*", metavar="--KEY=VALUE", help="after `--`: values that replace the YAML's")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="parent of the sets' data directories (%(default)s)"
+    )
+    if "exp_dir" in options:
+        parser.add_argument("--exp-dir", type=Path, required=True, help="where the experiment's files go")
+    if "nj" in options:
+        parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    if "ngpu" in options:
+        parser.add_argument("--ngpu", type=int, default=0, help="processes to share the work, one per GPU (%(default)s)")
+        parser.add_argument("--shard", metavar="I/N", help="do only part I of N here; the last to finish joins the parts")
+    return parser
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a YAML with `overrides` in place ("--lr=1e-4", "--generation.top_p=0.9").
+
+    Parsing builds and runs nothing: of HyperPyYAML's tags only !ref and !name:torch. (deferred) are allowed.
+    Raises InputError for a missing file, broken YAML, another tag, or an override of a key that the YAML lacks.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror})") from None
+    try:
+        for event in YAML().parse(io.StringIO(text)):
+            tag = str(getattr(event, "tag", None) or "")
+            if tag.startswith("!") and tag != "!" and not tag.startswith(ALLOWED_TAGS):
+                raise InputError(f"{path}:{event.start_mark.line + 1}: the tag {tag} is not allowed; use a plain value")
+        keys = YAML(typ="rt").load(text)
+        if not isinstance(keys, dict):
+            raise InputError(f"{path}: is not a mapping of keys to values")
+        return load_hyperpyyaml(text, _parse(overrides, keys, path))
+    except YAMLError as e:
+        raise InputError(f"{path}: is not valid YAML ({' '.join(str(e).split())})") from None
+    except (ValueError, KeyError, ImportError, AttributeError, TypeError) as e:
+        raise InputError(f"{path}: {' '.join(str(e).split())}") from None
+
+
+def _parse(overrides: Sequence[str], keys: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Nested mapping of the overrides; every key must be one of the YAML's."""
+    parsed: dict[str, Any] = {}
+    for override in overrides:
+        name, sign, value = override.partition("=")
+        if not sign or not name.startswith("--"):
+            raise InputError(f"'{override}': an override is written --KEY=VALUE")
+        into, known = parsed, keys
+        *outer, last = [name[2:].replace("-", "_")] if name[2:].replace("-", "_") in keys else name[2:].split(".")
+        for part in outer:
+            known = known.get(part) if isinstance(known, dict) else None
+            into = into.setdefault(part, {})
+        if not isinstance(known, dict) or last not in known:
+            raise InputError(f"'{override}': {path} has no such key; it has {', '.join(str(k) for k in keys)}")
+        into[last] = YAML(typ="safe").load(value)
+    return parsed
+
+
+def require(config: dict[str, Any], *keys: str) -> None:
+    """Raise InputError if one of `keys` is not in the configuration."""
+    for key in keys:
+        if key not in config:
+            raise InputError(f"the configuration has no '{key}'; see recipes/librispeech/conf/blsp.yaml for all keys")
+
+
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy that JSON and YAML can hold: deferred names become their dotted path."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k): convert(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [convert(v) for v in value]
+        if callable(value):
+            target = getattr(value, "func", value)  # hyperpyyaml wraps the object in a partial
+            return {"!name": f"{target.__module__}.{target.__qualname__}", **convert(getattr(value, "keywords", {}))}
+        return copy.copy(value)
+
+    return convert(dict(config))

@@ -1,0 +1,230 @@
+"""Stage 4: the test sets under every task's instruction (Section 5, Table 11).
+
+reads   the model (or, for the cascades, the LLM and the recognizer), DATA_DIR/SET/{feats.scp,text,...}
+writes  EXP_DIR/decode/SET.TASK/hyp.jsonl; for the cascade Whisper+LLM also EXP_DIR/decode/SET.transcript/hyp.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from blsp import command, generation, mel
+from blsp.adapter import adapter_length
+from blsp.config import load_config, program_arguments, require
+from blsp.data_dir import read_table
+from blsp.encoder import STRIDE, SpeechEncoder, load_recognizer
+from blsp.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json, read_jsonl, write_json
+from blsp.generation import Decoding, Generated
+from blsp.journal import Journal
+from blsp.model import BLSP, choose_dtype, load_llm
+from blsp.normalization import normalizer
+from blsp.prompts import Prompter
+
+log = command.logger("decode")
+INPUTS = ("speech", "text", "whisper")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One test set under one task."""
+
+    folder: Path  # data/SET
+    name: str  # of the task
+    instruction: str
+    reference: str  # table that holds the references
+    output: Path  # exp/NAME/decode/SET.TASK/hyp.jsonl
+
+
+def main() -> None:
+    parser = program_arguments("blsp.decode", __doc__, "exp_dir", "ngpu")
+    parser.add_argument("--model", type=Path, help="a trained model's folder (EXP_DIR/model)")
+    args = parser.parse_args()
+    config = load_config(args.config, args.overrides)
+    require(config, "input", "encoder", "llm", "template", "precision", "normalizer", "tasks", "decoding", "decoding_batch")
+    if config["input"] not in INPUTS:
+        raise InputError(f"{args.config}: input '{config['input']}' is not one of {', '.join(INPUTS)}")
+    model = args.model or args.exp_dir / "model"
+    if config["input"] == "whisper":
+        sets = dict.fromkeys(name for task in config["tasks"].values() for name in task["sets"])
+        jobs = [_job(args, name, "transcript", {"instruction": "", "reference": "text"}) for name in sets]
+        _decode_all(jobs, config, model, args.ngpu, args.shard, _transcribe)
+        if not all(job.output.exists() for job in jobs):
+            log.info("other shards have not finished transcribing; run this shard again when they have")
+            return
+    jobs = [_job(args, name, task, spec) for task, spec in config["tasks"].items() for name in spec["sets"]]
+    _decode_all(jobs, config, model, args.ngpu, args.shard, _answer)
+
+
+def _job(args: argparse.Namespace, name: str, task: str, spec: dict[str, Any]) -> Job:
+    folder, output = args.data_dir / name, args.exp_dir / "decode" / f"{name}.{task}" / "hyp.jsonl"
+    return Job(folder, task, spec["instruction"], spec["reference"], output)
+
+
+def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
+    """What the hypotheses of a job depend on."""
+    data = {name: file_fingerprint(job.folder / name) for name in ("text", job.reference)}
+    source = config["input"]
+    settings = {"instruction": job.instruction, "input": source, "data": data, "decoding": config["decoding"],
+                "precision": config["precision"]}  # fmt: skip
+    if source != "text":
+        settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
+    if source == "speech":
+        settings["model"] = model_fingerprint(model)
+    else:
+        settings |= {key: config[key] for key in ("template", "normalizer")} | {"llm": model_fingerprint(config["llm"])}
+    if source == "whisper":
+        settings["recognizer"] = model_fingerprint(config["encoder"])
+    return settings
+
+
+def _decode_all(jobs: list[Job], config: dict[str, Any], model: Path, ngpu: int, shard: str | None, work: Any) -> None:
+    pending = []
+    for job in jobs:
+        settings = _settings(job, config, model)
+        info = job.output.with_name("decode.json")
+        if job.output.exists() and info.exists() and read_json(info)["fingerprint"] == fingerprint(settings):
+            log.info(f"{job.output}: hypotheses are there")
+        else:
+            pending.append((job, settings))
+    if pending:
+        command.share_work(work, (pending, config, model), ngpu, shard)
+
+
+def _journal(job: Job, settings: dict[str, Any], shard: int, n_shards: int) -> Journal:
+    return Journal(job.output, fingerprint(settings), shard, n_shards)
+
+
+def _finish(job: Job, settings: dict[str, Any], journal: Journal) -> None:
+    if journal.finish(list(read_table(job.folder / "text"))):
+        write_json(job.output.with_name("decode.json"), {"fingerprint": fingerprint(settings), **settings})
+        log.info(f"{job.output}: {len(journal.rows)} hypotheses")
+
+
+def _row(job: Job, utt_id: str, references: dict[str, str], generated: Generated) -> dict[str, Any]:
+    if utt_id not in references:
+        raise InputError(f"{job.folder / job.reference}: utterance '{utt_id}' has no reference for the task {job.name}")
+    return {"utt_id": utt_id, "task": job.name, "instruction": job.instruction, "hypothesis": generated.text,
+            "reference": references[utt_id], "finish_reason": generated.finish_reason}  # fmt: skip
+
+
+def _batches(n_tokens: dict[str, int], journal: Journal, config: dict[str, Any], shard: int, n_shards: int) -> list[list[str]]:
+    """This shard's batches of utterances that have no hypothesis yet."""
+    utt_ids = list(n_tokens)
+    cut = generation.length_batches(list(n_tokens.values()), config["decoding_batch"])[shard::n_shards]
+    batches = [[utt_ids[i] for i in batch] for batch in cut]
+    return [batch for batch in batches if any(utt_id not in journal.rows for utt_id in batch)]
+
+
+def _answer(
+    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
+) -> None:
+    """Let the LLM do every job, from speech or from transcripts."""
+    decoding = Decoding(**config["decoding"])
+    if config["input"] == "speech":
+        blsp = BLSP.from_pretrained(model, config["precision"], device)
+        source: _Speech | _Text = _Speech(blsp)
+    else:
+        llm, tokenizer = load_llm(config["llm"], choose_dtype(config["precision"], device))
+        source = _Text(llm.to(device), Prompter(tokenizer, config["template"]), normalizer(config["normalizer"]))
+    for job, settings in jobs:
+        journal = _journal(job, settings, shard, n_shards)
+        references = read_table(job.folder / job.reference)
+        batches = _batches(source.open(job, config["input"]), journal, config, shard, n_shards)
+        for batch in command.progress(batches, len(batches), f"{job.folder.name}: {job.name}", "batch"):
+            prompts = source.prompts(job, batch)
+            texts = generation.generate(source.llm, source.prompter.tokenizer, prompts, decoding, batch)
+            journal.append(_row(job, utt_id, references, g) for utt_id, g in zip(batch, texts, strict=True))
+        _finish(job, settings, journal)
+
+
+class _Speech:
+    """Prompts whose content is speech."""
+
+    def __init__(self, model: BLSP):
+        self.model, self.llm, self.prompter = model, model.llm, model.prompter
+
+    def open(self, job: Job, _: str) -> dict[str, int]:
+        """Utterances of a job and the length of their content."""
+        self.places = read_table(job.folder / "feats.scp")
+        n_frames = {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items()}
+        _report_long(job, n_frames, self.model.encoder)
+        return {u: int(adapter_length((n + STRIDE - 1) // STRIDE)) for u, n in n_frames.items()}
+
+    @torch.inference_mode()
+    def prompts(self, job: Job, utt_ids: list[str]) -> list[torch.Tensor]:
+        features = [mel.read_features(self.places[u]) for u in utt_ids]
+        device = self.model.device
+        n_frames = torch.tensor([len(f) for f in features], device=device)
+        speech = self.model.speech_embeds(torch.cat(features).to(device), n_frames)
+        prompt = self.prompter.prompt(job.instruction)
+        return [self.model.prompt_embeds(prompt, s) for s in speech]
+
+
+class _Text:
+    """Prompts whose content is a transcript: the reference (Text+LLM) or a recognizer's (Whisper+LLM)."""
+
+    def __init__(self, llm: Any, prompter: Prompter, normalize: Any):
+        self.llm, self.prompter, self.normalize = llm, prompter, normalize
+
+    def open(self, job: Job, source: str) -> dict[str, int]:
+        if source == "text":
+            transcripts = read_table(job.folder / "text")
+        else:
+            rows = read_jsonl(job.output.parents[1] / f"{job.folder.name}.transcript" / "hyp.jsonl")
+            transcripts = {row["utt_id"]: row["hypothesis"] for row in rows}
+        self.transcripts = {u: self.normalize(t) for u, t in transcripts.items()}
+        return {u: len(t) for u, t in self.transcripts.items()}
+
+    @torch.inference_mode()
+    def prompts(self, job: Job, utt_ids: list[str]) -> list[torch.Tensor]:
+        embed = self.llm.get_input_embeddings()
+        ids = [self.prompter.text_prompt(job.instruction, self.transcripts[u]) for u in utt_ids]
+        return [embed(torch.tensor(i, device=self.llm.device)) for i in ids]
+
+
+def _transcribe(
+    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], _: Path
+) -> None:
+    """The recognizer of the cascade: Whisper with its own decoder, greedy (Section 4.2)."""
+    whisper = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(config["encoder"])
+    window = STRIDE * whisper.config.max_source_positions
+    language = {"language": "en", "task": "transcribe"} if getattr(whisper.generation_config, "is_multilingual", False) else {}
+    for job, settings in jobs:
+        journal = _journal(job, settings, shard, n_shards)
+        references = read_table(job.folder / job.reference)
+        places = read_table(job.folder / "feats.scp")
+        n_frames = {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items()}
+        batches = _batches(n_frames, journal, config, shard, n_shards)
+        for batch in command.progress(batches, len(batches), f"{job.folder.name}: transcribing", "batch"):
+            features = [mel.read_features(places[u]) for u in batch]
+            n_windows = [-(-len(f) // window) for f in features]
+            padded = [mel.pad([f], n * window).view(n, window, -1) for f, n in zip(features, n_windows, strict=True)]
+            inputs = torch.cat(padded).transpose(1, 2).to(device, whisper.dtype)
+            with torch.inference_mode():
+                ids = whisper.generate(input_features=inputs, num_beams=1, do_sample=False, **language)
+            texts = iter(tokenizer.batch_decode(ids, skip_special_tokens=True))
+            rows = []
+            for utt_id, n in zip(batch, n_windows, strict=True):
+                text = " ".join(next(texts).strip() for _ in range(n))
+                rows.append(_row(job, utt_id, references, Generated(text, 0, "stop")))
+            journal.append(rows)
+        _finish(job, settings, journal)
+
+
+def _report_long(job: Job, n_frames: dict[str, int], encoder: SpeechEncoder) -> None:
+    long = sum(n > encoder.window for n in n_frames.values())
+    if long:
+        seconds = encoder.window / mel.FRAMES_PER_SECOND
+        log.info(f"{job.folder}: {long} of {len(n_frames)} utterances are longer than the encoder's window of {seconds:g} s"
+                 " and are encoded window by window")  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,104 @@
+"""Batched text generation from embeddings, with Hugging Face's generate()."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated. A temperature of 0 is greedy; above, tokens are sampled from the top_p nucleus."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_beams: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    text: str
+    n_tokens: int  # without the end of sequence
+    finish_reason: str  # stop | length
+
+
+class _SampleRows(LogitsProcessor):
+    """Turns sampling into an argmax with one random stream per row.
+
+    Adding Gumbel noise to logits and taking the largest is sampling. With a generator for each row, what an utterance
+    gets does not depend on its batch, its shard or the order of the work.
+    """
+
+    def __init__(self, decoding: Decoding, keys: Sequence[str], device: torch.device):
+        self.decoding = decoding
+        self.generators = []
+        for key in keys:
+            seed = int.from_bytes(hashlib.sha256(f"{decoding.seed} {key}".encode()).digest()[:8], "big") >> 1
+            self.generators.append(torch.Generator(device).manual_seed(seed))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores (B, vocabulary) logits."""
+        logits = scores.float() / self.decoding.temperature
+        if self.decoding.top_p < 1:
+            ordered, order = logits.softmax(-1).sort(-1, descending=True)
+            outside = ordered.cumsum(-1) - ordered >= self.decoding.top_p
+            logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+        uniform = torch.stack([torch.rand(logits.shape[1], generator=g, device=g.device) for g in self.generators])
+        return logits - (-uniform.clamp(min=1e-20).log()).log()
+
+
+@torch.inference_mode()
+def generate(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[torch.Tensor],
+    decoding: Decoding,
+    keys: Sequence[str],
+) -> list[Generated]:
+    """Continue each prompt.
+
+    prompts: embeddings (L_i, d_llm); keys: what seeds each row's sampling, the utterance ids.
+    Rows are padded on the left and masked, so that a batch gives what single prompts give.
+    """
+    longest = max(len(p) for p in prompts)
+    embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=embeds.device)
+    for i, prompt in enumerate(prompts):
+        embeds[i, longest - len(prompt) :] = prompt
+        mask[i, longest - len(prompt) :] = 1
+    processors = LogitsProcessorList()
+    if decoding.temperature > 0:
+        processors.append(_SampleRows(decoding, keys, embeds.device))
+    eos = tokenizer.eos_token_id
+    rows = llm.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        logits_processor=processors,
+        max_new_tokens=decoding.max_new_tokens,
+        num_beams=decoding.num_beams,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    ).tolist()
+    generated = []
+    for ids in rows:
+        ended = eos in ids
+        ids = ids[: ids.index(eos)] if ended else ids
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        generated.append(Generated(text, len(ids), "stop" if ended else "length"))
+    return generated
+
+
+def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices of items of like length, longest first (memory runs out at once or not at all)."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

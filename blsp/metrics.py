@@ -1,0 +1,85 @@
+"""Scores of a task's hypotheses: WER (jiwer), BLEU and chrF (SacreBLEU), accuracy."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jiwer
+import sacrebleu
+
+from blsp.files import InputError
+from blsp.normalization import normalizer
+
+TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # SacreBLEU's, by target language; "13a" for all others
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalization: str) -> dict[str, Any]:
+    """WER in percent over all words, both sides normalized, with its three kinds of errors."""
+    normalize = normalizer(normalization)
+    references, hypotheses = [normalize(r) for r in references], [normalize(h) for h in hypotheses]
+    scored = [(r, h) for r, h in zip(references, hypotheses, strict=True) if r]
+    if not scored:
+        raise InputError(f"no reference has a word after normalization by {normalization}")
+    counts = jiwer.process_words([r for r, _ in scored], [h for _, h in scored])
+    return {
+        "wer": 100 * counts.wer,
+        "n": len(scored),
+        "n_words": counts.hits + counts.substitutions + counts.deletions,
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "normalizer": normalization,
+    }
+
+
+def bleu(references: Sequence[str], hypotheses: Sequence[str], sources: Sequence[str], language: str) -> dict[str, Any]:
+    """Corpus BLEU and chrF with their signatures; "copy" is the BLEU of leaving the source as it is."""
+    metric, chrf = sacrebleu.BLEU(tokenize=TOKENIZERS.get(language, "13a")), sacrebleu.CHRF()
+    score, chrf_score = metric.corpus_score(hypotheses, [references]), chrf.corpus_score(hypotheses, [references])
+    signature, chrf_signature = str(metric.get_signature()), str(chrf.get_signature())
+    return {
+        "bleu": score.score,
+        "n": len(references),
+        "signature": signature,
+        "chrf": chrf_score.score,
+        "chrf_signature": chrf_signature,
+        "copy": metric.corpus_score(sources, [references]).score,
+    }
+
+
+def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """Classification accuracy in percent.
+
+    accuracy   strict: the answer is the label, but for case and final punctuation
+    lenient    the answer contains the right label and no other
+    no_label   share of answers that contain no label at all
+    majority   what always answering the most frequent label would give
+    unlisted   references that are not among `labels` (Table 11 lists one of FSC's intents too few)
+    """
+    if not references:
+        raise InputError("there is nothing to score")
+    known = {_plain(label) for label in labels}
+    patterns = {label: re.compile(rf"(?<!\w){re.escape(label)}(?!\w)") for label in known}
+    strict = lenient = none = 0
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        answer = _plain(hypothesis)
+        named = [label for label, pattern in patterns.items() if pattern.search(answer)]
+        strict += answer == _plain(reference)
+        lenient += named == [_plain(reference)]
+        none += not named
+    share = 100 / len(references)
+    return {
+        "accuracy": strict * share,
+        "n": len(references),
+        "lenient": lenient * share,
+        "no_label": none * share,
+        "majority": max(Counter(map(_plain, references)).values()) * share,
+        "unlisted": sum(_plain(r) not in known for r in references),
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().strip(" \t\n.!?\"'").split())

@@ -1,0 +1,216 @@
+"""The model (Figure 2): frozen speech encoder, trained adapter, frozen LLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from blsp import mel
+from blsp.adapter import Adapter
+from blsp.encoder import SpeechEncoder
+from blsp.files import InputError, model_fingerprint, read_json, write_json
+from blsp.prompts import Prompt, Prompter
+
+
+@dataclass
+class Batch:
+    """What the loss of some utterances is computed from."""
+
+    features: torch.Tensor  # (sum of n_frames, n_mels) log-mel features, one utterance behind the other
+    n_frames: torch.Tensor  # (B,)
+    prompts: list[Prompt]  # B, one for each utterance
+    responses: list[list[int]]  # B, token ids, with the end of sequence where the response has ended
+
+    def to(self, device: torch.device | str) -> Batch:
+        self.features = self.features.to(device, non_blocking=True)
+        self.n_frames = self.n_frames.to(device, non_blocking=True)
+        return self
+
+
+def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
+    """The frozen parts' dtype. "auto": bf16 on a GPU that has it, float32 elsewhere."""
+    if precision == "auto":
+        on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if on_gpu else torch.float32
+    try:
+        return {"bf16": torch.bfloat16, "float32": torch.float32}[precision]
+    except KeyError:
+        raise InputError(f"precision: '{precision}' is not one of auto, bf16, float32") from None
+
+
+def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM and its tokenizer from a folder or hub name. Raises InputError where it cannot be loaded."""
+    try:
+        llm = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().requires_grad_(False)
+        return llm, AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as e:
+        raise InputError(f"llm: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
+
+
+class BLSP(nn.Module):
+    """Speech encoder, adapter and LLM as one model; only the adapter is trained."""
+
+    def __init__(self, encoder: SpeechEncoder, adapter: Adapter, llm: PreTrainedModel, prompter: Prompter):
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.adapter = adapter
+        self.llm = llm.requires_grad_(False)
+        self.prompter = prompter
+        self._prefix_states: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def train(self, mode: bool = True) -> BLSP:
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        self.encoder.eval()
+        self.llm.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.adapter.norm.weight.device
+
+    def speech_embeds(self, features: torch.Tensor, n_frames: torch.Tensor) -> list[torch.Tensor]:
+        """Embeddings of each utterance's speech in the LLM's space.
+
+        features (sum of n_frames, n_mels), n_frames (B,). Returns B tensors (n_embeds_i, d_llm) in the LLM's dtype.
+        """
+        n_padded = self.encoder.padded_length(int(n_frames.max()))
+        padded = mel.pad(list(features.split(n_frames.tolist())), n_padded)  # (B, n_padded, n_mels)
+        with torch.no_grad():
+            states, n_states = self.encoder(padded, n_frames)  # (B, S, d_encoder), (B,)
+        embeds, n_embeds = self.adapter(states, n_states)  # (B, N, d_llm), (B,)
+        embeds = embeds.to(self.llm.dtype)
+        return [row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True)]
+
+    def word_embeds(self, ids: Sequence[int]) -> torch.Tensor:
+        """(len(ids), d_llm) embeddings of token ids."""
+        return self.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
+        """Language modeling loss of the responses given the speech (Section 3, second step).
+
+        Returns the summed cross-entropy (scalar) and the number of target tokens.
+        """
+        return self.response_loss(self.speech_embeds(batch.features, batch.n_frames), batch)
+
+    def response_loss(self, contents: list[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, int]:
+        """Loss of the responses, given what stands between prefix and suffix of the prompts.
+
+        contents: B tensors (n_i, d_llm), of speech or of a transcript's words.
+        """
+        prefix = batch.prompts[0].prefix
+        shared = all(p.prefix == prefix for p in batch.prompts)
+        rows = []
+        for content, prompt, response in zip(contents, batch.prompts, batch.responses, strict=True):
+            before = [] if shared else [self.word_embeds(prompt.prefix)]
+            # The last response token is predicted and never read.
+            rows.append(torch.cat([*before, content, self.word_embeds([*prompt.suffix, *response[:-1]])]))
+        lengths = [len(row) for row in rows]
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, d_llm)
+        n_cached = len(prefix) if shared else 0
+        positions = torch.arange(n_cached + embeds.shape[1], device=self.device)
+        ends = n_cached + torch.tensor(lengths, device=self.device)
+        mask = (positions < ends[:, None]).long()  # (B, n_cached + L)
+        cache = self._prefix_cache(prefix, len(rows)) if shared else None
+        hidden = self.llm.base_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions[None, n_cached:],
+            past_key_values=cache,
+            use_cache=shared,
+        ).last_hidden_state  # (B, L, d_llm)
+        # Logits only where a response token is predicted: from the suffix' last token to the response's last but one.
+        picked = torch.cat([row[n - len(r) : n] for row, n, r in zip(hidden, lengths, batch.responses, strict=True)])
+        targets = torch.tensor([token for r in batch.responses for token in r], device=self.device)
+        logits = self.llm.get_output_embeddings()(picked).float()  # (targets, vocabulary)
+        return nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets)
+
+    def _prefix_cache(self, prefix: tuple[int, ...], batch: int) -> DynamicCache:
+        """Keys and values of a prompt's constant beginning: computed once, the LLM being frozen."""
+        if prefix not in self._prefix_states:
+            with torch.no_grad():
+                out = self.llm.base_model(inputs_embeds=self.word_embeds(prefix)[None], use_cache=True)
+            self._prefix_states[prefix] = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self._prefix_states[prefix]):
+            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), i)
+        return cache
+
+    def prompt_embeds(self, prompt: Prompt, content: torch.Tensor) -> torch.Tensor:
+        """(L, d_llm) embeddings of a whole prompt, ready for generation; content (n, d_llm)."""
+        return torch.cat([self.word_embeds(prompt.prefix), content, self.word_embeds(prompt.suffix)])
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """The parameters that training changes, by name."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {name: value.detach() for name, value in self.state_dict().items() if name in trained}
+
+    def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore trained_state(); a state that does not fit this model raises InputError."""
+        expected = self.trained_state()
+        if expected.keys() != state.keys() or any(expected[k].shape != state[k].shape for k in state):
+            raise InputError("the saved weights do not fit the model; was it trained with another encoder or LLM?")
+        self.load_state_dict(state, strict=False)
+
+    def save_pretrained(self, folder: str | Path, encoder: str, llm: str, provenance: dict[str, Any]) -> None:
+        """Write model.safetensors (what was trained) and config.json, which names encoder and LLM. Not the frozen parts."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / ".model.safetensors.part"
+        save_file({k: v.cpu().contiguous() for k, v in self.trained_state().items()}, beside)
+        os.replace(beside, folder / "model.safetensors")
+        adapter = self.adapter
+        write_json(
+            folder / "config.json",
+            {
+                "model_type": "blsp",
+                "encoder": _portable(encoder, folder),
+                "encoder_fingerprint": model_fingerprint(encoder),
+                "encoder_padding": self.encoder.padding,
+                "llm": _portable(llm, folder),
+                "llm_fingerprint": model_fingerprint(llm),
+                "template": self.prompter.template,
+                "adapter": {
+                    "d_encoder": self.encoder.d_model,
+                    "d_llm": adapter.norm.normalized_shape[0],
+                    "d_bottleneck": adapter.down.out_features,
+                },
+                "provenance": provenance,
+            },
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, precision: str = "auto", device: str = "cpu") -> BLSP:
+        """A trained model with the encoder and LLM that its config.json names, in evaluation mode."""
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        if config.get("model_type") != "blsp":
+            raise InputError(f"{folder}/config.json: is not of a BLSP model; give the folder exp/NAME/model")
+        names = {}
+        for part in ("encoder", "llm"):
+            name = config[part]
+            names[part] = os.path.normpath(folder / name) if name.startswith("./") else name
+            if model_fingerprint(names[part]) != config[f"{part}_fingerprint"]:
+                raise InputError(f"{names[part]}: is missing or not the {part} that {folder} was trained with")
+        dtype = choose_dtype(precision, device)
+        encoder = SpeechEncoder.from_pretrained(names["encoder"], config["encoder_padding"], dtype)
+        llm, tokenizer = load_llm(names["llm"], dtype)
+        model = cls(encoder, Adapter(**config["adapter"]), llm, Prompter(tokenizer, config["template"]))
+        try:
+            model.load_trained_state(load_file(folder / "model.safetensors"))
+        except OSError as e:
+            raise InputError(f"{folder}/model.safetensors: cannot be read ({e})") from None
+        return model.to(device).eval()
+
+
+def _portable(name: str, folder: Path) -> str:
+    """A local folder relative to the model's, so that both can move together; a hub name as it is."""
+    return os.path.join(".", os.path.relpath(name, folder)) if os.path.isdir(name) else name
