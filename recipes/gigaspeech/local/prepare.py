@@ -90,21 +90,23 @@ def segments_of(audio: Any, sets: set[str], subset: str, corpus_dir: Path) -> It
         yield Rejected(aid, "the audio has no segments")
         return
     home = known_subsets(audio) or sets
+    path = audio.get("path")
+    recording = corpus_dir / path if isinstance(path, str) and path else None
     for number, segment in enumerate(segments):
         if subset in (known_subsets(segment) or home):
-            yield utterance(segment, audio, f"{aid} segment {number}", corpus_dir)
+            yield utterance(segment, f"{aid} segment {number}", recording, str(audio.get("aid") or Path(str(path)).stem))
 
 
-def utterance(segment: Any, audio: dict[str, Any], place: str, corpus_dir: Path) -> Found | Rejected:
+def utterance(segment: Any, place: str, recording: Path | None, rec_id: str) -> Found | Rejected:
     """One segment; `place` names it if it has no sid."""
     if not isinstance(segment, dict):
         return Rejected(place, "a segment that is not an object")
-    sid, path = segment.get("sid"), audio.get("path")
+    sid = segment.get("sid")
     if not isinstance(sid, str) or not sid.strip():
         return Rejected(place, "the segment has no sid")
     if not known_subsets(segment):
         return Rejected(sid, f"belongs to no known subset: {segment.get('subsets')!r}")
-    if not isinstance(path, str) or not path:
+    if recording is None:
         return Rejected(sid, "its audio has no path")
     start, end = seconds(segment.get("begin_time")), seconds(segment.get("end_time"))
     if start is None or end is None:
@@ -116,8 +118,7 @@ def utterance(segment: Any, audio: dict[str, Any], place: str, corpus_dir: Path)
     if unknown := tags - PUNCTUATION:
         return Rejected(sid, f"unknown tag in the text: {' '.join(sorted(unknown))}")
     words = TAG.sub(" ", text) if isinstance(text, str) else None
-    rec_id = str(audio.get("aid") or Path(path).stem)
-    return Found(sid, sid, sid, corpus_dir / path, words, rec_id=rec_id, start=start, end=end)
+    return Found(sid, sid, sid, recording, words, rec_id=rec_id, start=start, end=end)
 
 
 def known_subsets(item: Any) -> set[str]:
