@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -34,11 +33,11 @@ from blsp.preparation import Found, Rejected, Sets
 
 SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
 DIRECTION = re.compile(r"en-([a-z]{2,3}(?:-[A-Za-z]+)?)")
-# A line of the published files; others are left to a YAML parser, which is some fifty times slower.
+# A line of the published files; others are left to a YAML parser.
 PLAIN_ENTRY = re.compile(r"- *\{((?:[A-Za-z_]+: [\w./-]+(?:, *|(?=\})))+)\} *")
 EVENT = re.compile(r"\([^()]*\)")  # (Laughter)
-# The base loader knows only strings, lists and mappings: no tag of a file makes an object.
-LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+LONGEST_ENTRY = 4096  # characters; libyaml needs quadratic time for a line of brackets
+PARSER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # by libyaml, where PyYAML was built with it
 
 
 def parse(corpus_dir: Path) -> Sets:
@@ -86,7 +85,7 @@ def utterances(folder: Path, split: str, language: str) -> Iterator[Found | Reje
     ids = names(segments)
     for number, (segment, text, translation) in enumerate(zip(segments, english, translations, strict=True), 1):
         if isinstance(segment, str):
-            yield Rejected(f"{entries_file.name}:{number}", segment)
+            yield Rejected(f"{english_file.name}:{number}", segment)
             continue
         if EVENT.search(text) and not any(c.isalnum() for c in EVENT.sub("", text)):
             yield Rejected(ids[number - 1], f"garbage-only transcript: {text.strip()}")
@@ -108,50 +107,78 @@ def utterances(folder: Path, split: str, language: str) -> Iterator[Found | Reje
             yield Rejected(wav.name, f"no segment of {entries_file.name} lies in the recording")
 
 
-def read_entries(path: Path) -> list[Any]:
-    """The entries of a yaml file as mappings of strings; an entry that cannot be read is None.
+def read_entries(path: Path) -> list[dict[str, str] | None]:
+    """The entries of a yaml file as mappings of strings; None for one that cannot be read.
 
     Published files have one entry a line and are read line by line, so that a broken line costs one segment. Any other
-    YAML is read whole.
+    YAML is read whole, in ten times the time.
     """
-    lines = corpus_files.read_lines(path)
-    while lines and not lines[-1].strip():
-        lines.pop()
+    lines = [line for line in corpus_files.read_lines(path) if line.strip() and not line.startswith(("#", "---"))]
     if all(line.startswith("- {") for line in lines):
         return [read_entry(line) for line in lines]
     try:
-        entries = yaml.load("\n".join(lines), Loader=LOADER)
-    except (yaml.YAMLError, RecursionError, ValueError) as e:
-        if read_entry(lines[0]) is not None:
+        return list(read_yaml("\n".join(lines)))
+    except (yaml.YAMLError, ValueError) as e:
+        if lines[0].startswith("- {") and read_entry(lines[0]) is not None:
             return [read_entry(line) for line in lines]
-        raise InputError(f"{path}: is not YAML, or was cut off ({' '.join(str(e).split())}); unpack the archive again") from None
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: is not a list of segments; unpack the archive again")
-    return entries
+        raise InputError(
+            f"{path}: is not YAML, or was cut off ({' '.join(str(e).split())}); unpack the archive again"
+        ) from None
 
 
-def read_entry(line: str) -> Any:
+def read_entry(line: str) -> dict[str, str] | None:
     """The mapping in one line "- {key: value, ...}"; None if it is broken."""
     if match := PLAIN_ENTRY.fullmatch(line):
         return dict(pair.split(": ", 1) for pair in match[1].rstrip(", ").split(", "))
     try:
-        return yaml.load(line, Loader=LOADER)[0]
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError):
+        entries = list(read_yaml(line)) if len(line) < LONGEST_ENTRY else []
+    except (yaml.YAMLError, ValueError):
         return None
+    return entries[0] if len(entries) == 1 else None
 
 
-def segment_of(entry: Any) -> Segment | str:
+def read_yaml(text: str) -> Iterator[dict[str, str] | None]:
+    """The items of a YAML list, the scalars of a mapping as strings; an item that is no mapping is None.
+
+    Reads the parser's events and builds no objects: no tag or alias of a file has an effect, and nesting costs nothing (the
+    loaders of PyYAML recurse, the one in C until the process dies).
+    """
+    depth, is_mapping, scalars = 0, False, []
+    for event in yaml.parse(text, Loader=PARSER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth == 1 and not isinstance(event, yaml.SequenceStartEvent):
+                raise ValueError("expected a list of segments")
+            if depth == 2:
+                is_mapping, scalars = isinstance(event, yaml.MappingStartEvent), []
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+            if depth == 1:
+                pairs = zip(scalars[::2], scalars[1::2], strict=True) if is_mapping else ()
+                yield {key: value for key, value in pairs if key and value} or None
+            elif depth == 2:
+                scalars.append(None)  # in the place of a nested value
+        elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+            if depth == 0:
+                raise ValueError("expected a list of segments")
+            if depth == 1:
+                yield None
+            elif depth == 2:
+                scalars.append(getattr(event, "value", None))
+
+
+def segment_of(entry: dict[str, str] | None) -> Segment | str:
     """The segment that an entry describes, or what is wrong with the entry."""
-    if not isinstance(entry, dict):
+    if entry is None:
         return "broken line: not a mapping of duration, offset and wav"
-    wav, offset, duration = (str(entry.get(key, "")).strip() for key in ("wav", "offset", "duration"))
+    wav, offset, duration = (entry.get(key, "").strip() for key in ("wav", "offset", "duration"))
     if not wav:
         return "the entry has no wav"
     start, length = seconds(offset), seconds(duration)
     if start is None or length is None:
-        return f"offset {offset!r} or duration {duration!r} is not a number of seconds"
-    talk = wav.removesuffix(".wav").replace("/", "_")
-    return Segment(talk, wav, str(entry.get("speaker_id") or talk).strip(), start, round(start + length, 6))
+        return f"offset or duration is not a number of seconds: {offset!r}, {duration!r}"
+    talk = "_".join(wav.removesuffix(".wav").replace("/", "_").split())  # an id holds no white space
+    return Segment(talk, wav, entry.get("speaker_id", talk).strip(), start, round(start + length, 6))
 
 
 def names(segments: list[Segment | str]) -> list[str]:
