@@ -13,7 +13,8 @@ Tables are tab-separated without quoting and read by column name:
     validated.tsv         client_id  path  sentence
 
 and joined by `path`. One set per split and direction, such as test_en_de: `train` takes the rows whose split is train or
-train_covost, `dev` and `test` those of their name. Sentences of Common Voice that have no row in CoVoST's table are no part of it.
+train_covost, `dev` and `test` those of their name. Sentences of Common Voice without a row in CoVoST's table are no part
+of it.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def utterances(table: Path, common_voice: Path, split: str, language: str, first
         belongs = SPLIT_OF.get(label) == split
         if label not in SPLIT_OF:
             if first:
-                yield Rejected(path or place, f"unknown split '{label}'")
+                yield Rejected(path or place, f"unknown split: {label or 'none'}")
         elif not path:
             if belongs:
                 yield Rejected(place, "no path")
@@ -103,7 +104,7 @@ def utterances(table: Path, common_voice: Path, split: str, language: str, first
         if clip not in translations:
             continue
         joined.add(clip)
-        native = PurePosixPath(clip).name
+        native = "_".join(PurePosixPath(clip).name.split())  # an id holds no white space
         spk = row.values.get("client_id", "").strip() or native
         yield Found(
             name=path,
