@@ -48,7 +48,7 @@ def utterances(table: Path) -> Iterator[Found | Rejected]:
         if not path:
             yield Rejected(f"{table.name}:{row.line}", "no path")
             continue
-        clip = PurePosixPath(path).name.removesuffix(".mp3")
+        clip = "_".join(PurePosixPath(path).name.removesuffix(".mp3").split())  # an id holds no white space
         spk = row.values.get("client_id", "").strip()
         yield Found(
             name=path,
