@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Trains the mini Whisper from scratch on the spoken mini world; writes a WhisperForConditionalGeneration folder.
+
+Loss: cross-entropy of the decoder + 3 x CTC over characters on the encoder (its output layer is thrown away): without CTC
+the encoder learns to align late or never. Settings were chosen on the development sets; test sets are only reported.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from jiwer import wer
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from whisper_data import (
+    CHARACTERS,
+    EOT,
+    NO_TIMESTAMPS,
+    SOT,
+    WINDOW,
+    character_targets,
+    extract_features,
+    feature_extractor,
+    read_split,
+    token_targets,
+    train_tokenizer,
+)
+
+log = logging.getLogger("train_whisper")
+CTC_WEIGHT = 3.0
+
+
+def build_model(args: argparse.Namespace, tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
+    eot, sot = tokenizer.convert_tokens_to_ids([EOT, SOT])
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=80,
+        d_model=args.d_model,
+        encoder_layers=args.encoder_layers,
+        encoder_attention_heads=args.heads,
+        encoder_ffn_dim=4 * args.d_model,
+        decoder_layers=1,
+        decoder_attention_heads=args.heads,
+        decoder_ffn_dim=4 * args.d_model,
+        max_source_positions=WINDOW * 50,
+        max_target_positions=64,
+        dropout=args.dropout,
+        pad_token_id=eot,
+        bos_token_id=eot,
+        eos_token_id=eot,
+        decoder_start_token_id=sot,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        attn_implementation="eager",  # at this size faster backwards than fused attention
+    )
+    model = WhisperForConditionalGeneration(config)
+    # Whisper's own initialization (0.02 throughout) is for wide models; narrow ones learn several times more slowly.
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.Linear) and module is not model.proj_out:
+            nn.init.xavier_uniform_(module.weight)
+    model.generation_config = GenerationConfig(
+        max_length=32,
+        pad_token_id=eot,
+        bos_token_id=eot,
+        eos_token_id=eot,
+        decoder_start_token_id=sot,
+        no_timestamps_token_id=tokenizer.convert_tokens_to_ids(NO_TIMESTAMPS),
+        is_multilingual=False,
+        return_timestamps=False,
+    )
+    return model
+
+
+def augment(features: torch.Tensor) -> torch.Tensor:
+    """Masks two bands of mel bins and two stretches of time in each utterance, and changes its level a little."""
+    n, n_mels, n_frames = features.shape
+    features = features + 0.1 * torch.randn(n, 1, 1)
+    floor = features.amin((1, 2), keepdim=True)
+    for axis_length, longest, axis in ((n_mels, 12, 1), (n_mels, 12, 1), (n_frames, 16, 2), (n_frames, 16, 2)):
+        start = torch.rand(n) * axis_length
+        length = torch.rand(n) * longest
+        position = torch.arange(axis_length)
+        masked = (position >= start[:, None]) & (position < (start + length)[:, None])
+        features = torch.where(masked[:, :, None] if axis == 1 else masked[:, None, :], floor, features)
+    return features
+
+
+class Trainer:
+    """The training loop's state."""
+
+    def __init__(self, args: argparse.Namespace, tokenizer: WhisperTokenizer, texts: list[str]):
+        self.args = args
+        self.model = build_model(args, tokenizer)
+        self.ctc_head = nn.Linear(args.d_model, len(CHARACTERS) + 1)
+        self.parameters = [*self.model.parameters(), *self.ctc_head.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        self.targets = token_targets(tokenizer, texts)
+        self.characters = character_targets(texts)
+
+    def step(self, features: torch.Tensor, chosen: torch.Tensor, lr: float) -> float:
+        """One optimizer step on the utterances `chosen`; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        targets = self.targets[chosen]
+        inputs = targets[:, :-1].clamp(min=0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = self.model(input_features=augment(features[chosen].float()), decoder_input_ids=inputs)
+            ctc_logits = self.ctc_head(output.encoder_last_hidden_state)
+        targets = targets[:, 1:].clone()
+        targets[:, 0] = -100  # no timestamps: always given
+        cross_entropy = functional.cross_entropy(output.logits.float().transpose(1, 2), targets, label_smoothing=0.05)
+        characters = [self.characters[i] for i in chosen.tolist()]
+        n_frames = torch.full((len(chosen),), ctc_logits.shape[1])
+        n_characters = torch.tensor([len(c) for c in characters])
+        ctc = functional.ctc_loss(
+            ctc_logits.float().log_softmax(-1).transpose(0, 1), torch.cat(characters), n_frames, n_characters
+        )
+        loss = cross_entropy + CTC_WEIGHT * ctc
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+@torch.no_grad()
+def transcribe(
+    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, features: torch.Tensor, size: int = 50
+) -> list[str]:
+    """Greedy transcripts by transformers' ordinary generate()."""
+    model.eval()
+    texts = []
+    for batch in features.split(size):
+        ids = model.generate(input_features=batch.to(model.dtype))
+        texts += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    model.train()
+    return texts
+
+
+def save(model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, folder: Path) -> None:
+    """Writes bf16 weights, configurations and the tokenizer."""
+    copy = WhisperForConditionalGeneration(model.config).to(torch.bfloat16)
+    copy.load_state_dict({name: value.to(torch.bfloat16) for name, value in model.state_dict().items()})
+    copy.generation_config = model.generation_config
+    copy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    feature_extractor().save_pretrained(folder)
+
+
+def train(args: argparse.Namespace) -> None:
+    recordings = read_split(args.corpus / "train-clean-100")
+    features = extract_features(recordings, args.cache)
+    dev = {split: read_split(args.corpus / split) for split in ("dev-clean", "dev-other")}
+    dev_features = {split: extract_features(found, args.cache) for split, found in dev.items()}
+    texts = [recording.text for recording in recordings]
+    tokenizer = train_tokenizer(texts)
+    trainer = Trainer(args, tokenizer, texts)
+    log.info("%d utterances, %d parameters", len(texts), sum(p.numel() for p in trainer.model.parameters()))
+    order = torch.Generator().manual_seed(args.seed)
+    queue = torch.empty(0, dtype=torch.long)
+    running, started = 0.0, time.time()
+    for step in tqdm(range(args.steps), unit="step", disable=None):
+        if len(queue) < args.batch:
+            queue = torch.randperm(len(texts), generator=order)
+        chosen, queue = queue[: args.batch], queue[args.batch :]
+        lr = args.lr * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        running += trainer.step(features, chosen, lr)
+        if (step + 1) % 200 == 0:
+            shown = {s: transcribe(trainer.model, tokenizer, dev_features[s][:100].float()) for s in dev}
+            scores = {s: 100 * wer([r.text for r in dev[s][:100]], shown[s]) for s in dev}
+            log.info("step %d loss %.3f WER %s %.0f s", step + 1, running / 200, scores, time.time() - started)
+            running = 0.0
+            save(trainer.model, tokenizer, args.out)
+    save(trainer.model, tokenizer, args.out)
+    report = evaluate(args)
+    (args.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n")
+    log.info("saved model: %s", report)
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, float]:
+    """Word error rates in percent of the model as saved, in bf16 weights and float32 arithmetic."""
+    model = WhisperForConditionalGeneration.from_pretrained(args.out, dtype=torch.float32)
+    tokenizer = WhisperTokenizer.from_pretrained(args.out)
+    scores = {}
+    for split in ("dev-clean", "dev-other", "test-clean", "test-other"):
+        recordings = read_split(args.corpus / split)
+        hypotheses = transcribe(model, tokenizer, extract_features(recordings, args.cache).float())
+        scores[split] = round(100 * wer([r.text for r in recordings], hypotheses), 2)
+    return scores
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="LibriSpeech folder that speak.py wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder that is written")
+    parser.add_argument("--cache", type=Path, help="folder for features, to save the next run a minute")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--d-model", type=int, default=128)
+    parser.add_argument("--encoder-layers", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    try:
+        train(args)
+    except (OSError, ValueError) as error:
+        sys.exit(f"train_whisper.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

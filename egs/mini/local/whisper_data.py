@@ -1,0 +1,105 @@
+"""Speech in LibriSpeech's layout to Whisper's tensors: features of a 4 s window, token ids, characters."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import WhisperFeatureExtractor, WhisperTokenizer
+
+SAMPLE_RATE = 16000  # Hz
+WINDOW = 4  # seconds
+N_MELS = 80
+EOT, SOT, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
+SPECIALS = (
+    EOT,
+    SOT,
+    "<|en|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startoflm|>",
+    "<|startofprev|>",
+    "<|nospeech|>",
+    NO_TIMESTAMPS,
+)
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # 0 is CTC's blank, so these count from 1
+
+
+@dataclass(frozen=True)
+class Recording:
+    utt_id: str
+    path: Path
+    text: str  # lower case, no punctuation
+
+
+def read_split(folder: Path) -> list[Recording]:
+    """Reads a split of LibriSpeech in the order of its utterance ids."""
+    recordings = []
+    for transcripts in folder.glob("*/*/*.trans.txt"):
+        for line in transcripts.read_text(encoding="utf-8").splitlines():
+            utt_id, text = line.split(" ", 1)
+            recordings.append(Recording(utt_id, transcripts.parent / f"{utt_id}.flac", text.lower()))
+    if not recordings:
+        raise FileNotFoundError(f"{folder} holds no READER/CHAPTER/*.trans.txt; run speak.py first")
+    return sorted(recordings, key=lambda recording: recording.utt_id)
+
+
+def feature_extractor() -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=N_MELS, sampling_rate=SAMPLE_RATE, chunk_length=WINDOW)
+
+
+def extract_features(recordings: list[Recording], cache: Path | None = None) -> torch.Tensor:
+    """Log-mel features (N, 80, 400) in float16; kept in the folder `cache`, if there is one, for the next run."""
+    signature = hashlib.sha256("".join(f"{r.path} {r.text} {r.path.stat().st_mtime}\n" for r in recordings).encode())
+    kept = cache / f"features-{signature.hexdigest()[:16]}.pt" if cache else None
+    if kept and kept.is_file():
+        return torch.load(kept)
+    extractor = feature_extractor()
+    features = torch.empty(len(recordings), N_MELS, WINDOW * 100, dtype=torch.float16)
+    for start in tqdm(range(0, len(recordings), 64), desc="features", unit="batch", disable=None):
+        audio = [soundfile.read(r.path, dtype="float32")[0] for r in recordings[start : start + 64]]
+        for recording, samples in zip(recordings[start : start + 64], audio, strict=True):
+            if len(samples) > WINDOW * SAMPLE_RATE:
+                raise ValueError(f"{recording.path} is longer than {WINDOW} s")
+        batch = extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="np", device="cpu").input_features
+        features[start : start + len(audio)] = torch.from_numpy(np.asarray(batch)).half()
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(features, kept)
+    return features
+
+
+def train_tokenizer(texts: list[str]) -> WhisperTokenizer:
+    """A byte-level BPE tokenizer in which each word of the texts is one token, with Whisper's special tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=2000, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator((" " + text for text in texts), trainer)
+    vocab = bpe.get_vocab()
+    merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
+    for special in SPECIALS:
+        vocab[special] = len(vocab)
+    tokenizer = WhisperTokenizer(vocab=vocab, merges=merges, pad_token=EOT)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIALS[1:])})
+    return tokenizer
+
+
+def token_targets(tokenizer: WhisperTokenizer, texts: list[str]) -> torch.Tensor:
+    """Decoder sequences (N, T): SOT, no timestamps, words, EOT; -100 past the end."""
+    head = tokenizer.convert_tokens_to_ids([SOT, NO_TIMESTAMPS])
+    end = tokenizer.convert_tokens_to_ids(EOT)
+    rows = [[*head, *tokenizer.encode(" " + text, add_special_tokens=False), end] for text in texts]
+    targets = torch.full((len(rows), max(map(len, rows))), -100)
+    for i, row in enumerate(rows):
+        targets[i, : len(row)] = torch.tensor(row)
+    return targets
+
+
+def character_targets(texts: list[str]) -> list[torch.Tensor]:
+    return [torch.tensor([CHARACTERS.index(character) + 1 for character in text]) for text in texts]
