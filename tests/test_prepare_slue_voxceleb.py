@@ -71,7 +71,7 @@ def test_faulty_rows_are_named(data: Path) -> None:
     assert any(line.startswith("id4_a_1\t") and "duplicate" in line for line in lines)
     faults = rejected(data / "dev")
     assert faults["id4_a_2"] == "unknown label: <mixed>"
-    assert faults["id4_a_3"] == "unknown label: disagreement"
+    assert faults["id4_a_3"] == "unknown label: Disagreement"
     assert faults["id4_a_4"] == "no sentiment"
     assert "not a number" in faults["id4_a_5"]
     assert faults["id4_a_7"].startswith("broken line")

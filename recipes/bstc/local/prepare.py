@@ -79,7 +79,7 @@ def autosimtrans(texts: Path, audio_dir: Path) -> Sets:
 def sentences(talks: dict[Path, Path]) -> Iterator[Found | Rejected]:
     """Every line of the transcripts with times. `talks`: transcript -> audio."""
     for transcript, audio in talks.items():
-        talk = audio.stem
+        talk = "_".join(audio.stem.split())  # an id holds no white space
         seen: dict[tuple[float, float, str], str] = {}  # one sentence given twice is a duplicate
         for i, entry in enumerate(entries(transcript)):
             name = f"{talk}_{i}"
@@ -161,10 +161,11 @@ def whole_talks(streaming: Path, references: Path, audio_dir: Path) -> Iterator[
                 f"{translations[talk]}: has {len(target)} lines, but {transcripts[talk].parent.name}/{talk}.txt "
                 f"has {len(source)} sentences; unpack both again"
             )
+        native = "_".join(talk.split())  # an id holds no white space
         yield Found(
             name=talk,
-            utt_id=talk,
-            spk=talk,
+            utt_id=native,
+            spk=native,
             audio=audio_dir / f"{talk}.wav",
             text="".join(source),  # Chinese has no spaces between sentences
             tables={"translation.en": " ".join(line.strip() for line in target)},

@@ -59,10 +59,11 @@ def utterances(table: Path, corpus_dir: Path) -> Iterator[Found | Rejected]:
         if label and label.lower() not in INTENTS:
             yield Rejected(path.stem, f"unknown label: {label}")
             continue
-        spk = row.values.get("speakerId", "").strip() or path.parent.name or path.stem
+        native = "_".join(path.stem.split())  # an id holds no white space
+        spk = row.values.get("speakerId", "").strip() or path.parent.name or native
         yield Found(
             name=path.stem,
-            utt_id=f"{spk}-{path.stem}",
+            utt_id=f"{spk}-{native}",
             spk=spk,
             audio=corpus_dir / path,
             text=row.values["transcription"],

@@ -68,10 +68,11 @@ def utterances(folders: list[Path], target: str) -> Iterator[Found | Rejected]:
             text = sentence(parts.get("T2"))
             if not text and (text := sentence(parts.get("T1"))):
                 mended["transcripts from T1, without its tags"] += 1
+            native = "_".join(name.split())  # an id holds no white space
             yield Found(
                 name=name,
-                utt_id=name,
-                spk=name,
+                utt_id=native,
+                spk=native,
                 audio=parts.get("T0") or folder / f"{name}.T0.wav",
                 text=text,
                 tables={f"translation.{target}": sentence(parts.get(f"T3.{target}"))},

@@ -58,24 +58,25 @@ def utterances(table: Path, raw_dir: Path) -> Iterator[Found | Rejected]:
             yield Rejected(f"{table.name}:{row.line}", "missing id")
             continue
         named.add(name)
-        label = row.values["sentiment"].strip().lower()
+        label = row.values["sentiment"].strip()
         start, end = seconds(row.values["start_second"]), seconds(row.values["end_second"])
-        if label and label not in SENTIMENTS:
+        if label and label.lower() not in SENTIMENTS:
             yield Rejected(name, f"unknown label: {label}")
             continue
         if start is None or end is None:
             yield Rejected(name, "broken line: start_second or end_second is not a number")
             continue
-        spk = row.values.get("speaker_id", "").strip() or name.split("_")[0]
+        native = "_".join(name.split())  # an id holds no white space
+        spk = row.values.get("speaker_id", "").strip() or native.split("_")[0]
         yield Found(
             name=name,
-            utt_id=name if name.startswith(spk) else f"{spk}-{name}",
+            utt_id=native if native.startswith(spk) else f"{spk}-{native}",
             spk=spk,
             audio=raw_dir / f"{name}.flac",
             text=row.values["normalized_text"],
             start=start,
             end=end,
-            tables={"sentiment": label},
+            tables={"sentiment": label.lower()},
         )
     for path in glob(raw_dir, "*.flac"):
         if path.stem not in named:

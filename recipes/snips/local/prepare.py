@@ -66,11 +66,13 @@ def recordings(dataset: Path, metadata: Path) -> Iterator[Found | Rejected]:
             yield Rejected(key, f"unknown label: {intent}")
             continue
         worker = entry.get("worker")
-        spk = worker.get("id") if isinstance(worker, dict) else None
+        spk = worker.get("id", "") if isinstance(worker, dict) else ""
+        native = "_".join(key.split())  # an id holds no white space
+        spk = native if spk in ("", None) else "_".join(str(spk).split())  # without a worker: its own speaker
         yield Found(
             name=key,
-            utt_id=f"{spk}-{key}" if spk else key,
-            spk=str(spk) if spk else key,  # a recording without a worker is its own speaker
+            utt_id=native if spk == native else f"{spk}-{native}",
+            spk=spk,
             audio=audio_dir / filename,
             text=text,
             tables={"intent": intent} if intent else {},
