@@ -26,10 +26,26 @@ def prepare(corpus: str, corpus_dir: Path, data_dir: Path, *options: str) -> sub
 
 
 def prepared(corpus: str, corpus_dir: Path, data_dir: Path) -> str:
-    """Run it, hold it to exit status 0, and give what it printed."""
+    """Run it, hold it to exit status 0 and its directories to Kaldi's rules, and give what it printed."""
     done = prepare(corpus, corpus_dir, data_dir)
     assert done.returncode == 0, done.stdout + done.stderr
+    for utt2spk in data_dir.glob("*/utt2spk"):
+        in_kaldi_form(utt2spk.parent)
     return done.stdout + done.stderr
+
+
+def in_kaldi_form(folder: Path) -> None:
+    """The rules of Kaldi's validate_data_dir.sh that a parser's ids can break."""
+    lines = (folder / "utt2spk").read_bytes().split(b"\n")[:-1]
+    assert lines == sorted(set(lines))
+    assert lines == sorted(lines, key=lambda line: (line.split(b" ")[1], line)), "speaker ids are no prefixes of ids"
+    utterances = list(table(folder / "utt2spk"))
+    for name in ("text", "utt2dur", "segments", "intent", "sentiment", "translation.en"):
+        assert not (folder / name).exists() or list(table(folder / name)) == utterances, f"{folder / name}"
+    recordings = (
+        {line.split(" ")[0] for line in table(folder / "segments").values()} if (folder / "segments").exists() else None
+    )
+    assert list(table(folder / "wav.scp")) == (utterances if recordings is None else sorted(recordings, key=str.encode))
 
 
 def refused(corpus: str, corpus_dir: Path, data_dir: Path) -> str:

@@ -78,6 +78,24 @@ def test_the_others_are_named(data: Path) -> None:
     assert set(faults) == {"3", "4", "5", "6", "7", "8", "9", "1310.wav"}
 
 
+def test_odd_and_damaged_audio(tmp_path: Path) -> None:
+    root = write(tmp_path / "corpus", {str(i): entry(i, "Light it up", f"w{i}") for i in range(8)}, ("7.wav",))
+    audio = root / "speech_corpus" / "audio"
+    write_audio(audio / "0.wav", rate=44100, channels=2)
+    write_audio(audio / "1.wav", rate=8000, subtype="PCM_U8")
+    write_audio(audio / "2.wav", subtype="PCM_24")
+    write_audio(audio / "3.wav", seconds=0.0)
+    write_audio(audio / "4.wav", seconds=0.05)
+    write_audio(audio / "5.wav", seconds=30.5)
+    (audio / "6.wav").write_bytes(b"")
+    (audio / "7.wav").write_bytes((audio / "7.wav").read_bytes()[:4000])
+    log = prepared("snips", root, tmp_path / "data")
+    data = tmp_path / "data" / "close_field"
+    assert {utt: float(x) for utt, x in table(data / "utt2dur").items()} == {"w0-0": 0.5, "w1-1": 0.5, "w2-2": 0.5}
+    assert set(rejected(data)) == {"3", "4", "5", "6", "7"}
+    assert "kept 3 + rejected 5 = found 8" in log and "mended" in log
+
+
 @pytest.mark.parametrize("broken", ['{"0": {"filename": "0.wav", "te', "[1, 2]"])
 def test_broken_metadata(tmp_path: Path, broken: str) -> None:
     write(tmp_path / "corpus", broken, ("0.wav",))
