@@ -120,6 +120,16 @@ def test_other_yaml_is_read_too(tmp_path: Path, layout: str) -> None:
     assert [(u.name, u.start, u.end, u.text) for u in found] == [("ted_1_0", 0, 1, "One."), ("ted_1_1", 2, 3, "Two.")]
 
 
+def test_a_broken_line_costs_one_segment(tmp_path: Path) -> None:
+    rows = [(entry(i, 1, 1), f"Line {i}.", f"Zeile {i}.") for i in range(4)]
+    rows[0] = ("duration: 1.0, ]", *rows[0][1:])
+    rows[2] = ("- {wav: \x00}", *rows[2][1:])
+    write_split(tmp_path, "de", "dev", rows)
+    items = list(program().parse(tmp_path)["dev_en_de"]())
+    assert [item.name for item in items] == ["dev.en:1", "ted_1_0", "dev.en:3", "ted_1_1"]
+    assert [item.text for item in items[1::2]] == ["Line 1.", "Line 3."]
+
+
 def test_files_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "MUST-C"
     rows = [(entry(i, 1, 1), f"Line {i}.", f"Zeile {i}.") for i in range(3)]

@@ -34,7 +34,7 @@ from blsp.preparation import Found, Rejected, Sets
 SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
 DIRECTION = re.compile(r"en-([a-z]{2,3}(?:-[A-Za-z]+)?)")
 # A line of the published files; others are left to a YAML parser.
-PLAIN_ENTRY = re.compile(r"- *\{((?:[A-Za-z_]+: [\w./-]+(?:, *|(?=\})))+)\} *")
+PLAIN_ENTRY = re.compile(r"- *\{((?:[A-Za-z_]+: [\w./-]+(?:, |(?=\})))+)\} *")
 EVENT = re.compile(r"\([^()]*\)")  # (Laughter)
 LONGEST_ENTRY = 4096  # characters; libyaml needs quadratic time for a line of brackets
 PARSER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # by libyaml, where PyYAML was built with it
@@ -119,7 +119,7 @@ def read_entries(path: Path) -> list[dict[str, str] | None]:
     try:
         return list(read_yaml("\n".join(lines)))
     except (yaml.YAMLError, ValueError) as e:
-        if lines[0].startswith("- {") and read_entry(lines[0]) is not None:
+        if any(map(PLAIN_ENTRY.fullmatch, lines)):
             return [read_entry(line) for line in lines]
         raise InputError(
             f"{path}: is not YAML, or was cut off ({' '.join(str(e).split())}); unpack the archive again"
