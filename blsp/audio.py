@@ -23,9 +23,7 @@ OVERSHOOT = 0.05  # seconds that a segment may reach beyond its recording: what 
 BLOCK = 1 << 20  # frames decoded at once: 65 s at 16 kHz
 SMALL_BLOCK = 1 << 12  # frames, to find where a broken file stops to decode
 SKIP = 1.0  # seconds; shorter gaps between segments are decoded and dropped, longer ones are sought over
-EXACT_SEEK = frozenset(
-    {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"}
-)  # formats that seek to the sample
+EXACT_SEEK = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"})  # formats that seek to the sample
 PLAIN = frozenset({"PCM_16"})  # sample formats that are not worth a word
 MPEG_SLACK = 0.1  # seconds that an MP3's estimated length may differ from the decoded one
 
@@ -97,9 +95,7 @@ def _open(path: str | Path) -> _Stream:
 
 
 def _reason(e: Exception) -> str:
-    text = (
-        " ".join(e.error_string.split()).strip(" :.") if isinstance(e, soundfile.LibsndfileError) else "unknown format"
-    )
+    text = " ".join(e.error_string.split()).strip(" :.") if isinstance(e, soundfile.LibsndfileError) else "unknown format"
     # What libsndfile says of a file named .mp3 that holds no MPEG stream.
     return "no MPEG stream" if text.startswith("File does not exist") else text
 
@@ -251,9 +247,7 @@ def load_segments(path: str | Path, spans: Sequence[tuple[float | None, float | 
             kept_from = min(first, position)
             if len(kept) == 0 or (last is not None and position < last - OVERSHOOT * rate):
                 asked = "" if start is None and end is None else f"no segment {start or 0:.2f} to {end or 0:.2f} s: "
-                raise AudioError(
-                    path, f"{asked}{position / rate:.2f} s decode" if asked or position else "zero samples"
-                )
+                raise AudioError(path, f"{asked}{position / rate:.2f} s decode" if asked or position else "zero samples")
             yield _resample(kept[: None if last is None else last - first], rate)
 
 

@@ -78,9 +78,7 @@ def iter_lines(path: str | Path) -> Iterator[str]:
     """
     encoding, skip = encoding_of(path)
     try:
-        with open(
-            path, encoding=encoding, errors="surrogateescape" if encoding == "utf-8" else "replace", newline="\n"
-        ) as f:
+        with open(path, encoding=encoding, errors="surrogateescape" if encoding == "utf-8" else "replace", newline="\n") as f:
             f.seek(skip)
             crlf = False
             for number, line in enumerate(f):
@@ -101,9 +99,7 @@ def read_lines(path: str | Path) -> list[str]:
     return list(iter_lines(path))
 
 
-def read_rows(
-    path: str | Path, delimiter: str = "\t", quoting: bool = False, columns: Sequence[str] = ()
-) -> Iterator[Row]:
+def read_rows(path: str | Path, delimiter: str = "\t", quoting: bool = False, columns: Sequence[str] = ()) -> Iterator[Row]:
     """The rows of a table with a header, by column name; blank lines are passed over.
 
     Args:

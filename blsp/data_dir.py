@@ -96,9 +96,7 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such data directory; {REDO}")
-    wavs = {
-        key: _path(folder, key, value, n) for n, (key, value) in enumerate(read_table(folder / "wav.scp").items(), 1)
-    }
+    wavs = {key: _path(folder, key, value, n) for n, (key, value) in enumerate(read_table(folder / "wav.scp").items(), 1)}
     text = read_table(folder / "text")
     utt2spk = read_table(folder / "utt2spk")
     durations = read_table(folder / "utt2dur")
@@ -163,9 +161,7 @@ def _seconds(path: Path, line: int, utt_id: str, value: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise InputError(
-            f"{path}:{line}: {utt_id!r} should last a number of seconds above 0, not {value[:80]!r}; {REDO}"
-        )
+        raise InputError(f"{path}:{line}: {utt_id!r} should last a number of seconds above 0, not {value[:80]!r}; {REDO}")
     return seconds
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp import audio, data_dir
+from blsp.config import load_config
 from blsp.corpus_files import clean_text, mended
 from blsp.data_dir import Utterance
 from blsp.files import InputError, atomic_write, read_json
@@ -55,6 +56,7 @@ Parser = Callable[[Path], Sets]
 
 
 VERSION = 1  # raised when other files are to be written for the same corpus
+WINDOW = 30.0  # seconds: of all of OpenAI's Whisper encoders
 MIN_SECONDS = 0.1  # shorter audio holds no word
 RESERVED = re.compile(r"(?<!\w)(<s>|</s>|#0)(?!\w)")  # Kaldi's validate_data_dir.sh refuses them in text
 MARKUP = re.compile(r"<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\]")  # what a garbage-only transcript consists of
@@ -73,33 +75,31 @@ def main(parse: Parser, description: str, argv: Sequence[str] | None = None) -> 
     )
     parser.add_argument("--corpus-dir", required=True, type=Path, help="the folder that the archive unpacks to")
     parser.add_argument("--data-dir", default="data", type=Path, help="where the data directories go (default: data)")
-    parser.add_argument(
-        "--max-seconds", default=30.0, type=float, help="longest utterance: the encoder's window (default: 30)"
-    )
+    parser.add_argument("--config", metavar="YAML", help="the experiment's configuration: its window (default: 30 s)")
+    parser.add_argument("overrides", nargs="*", metavar="--KEY=VALUE", help="after `--`: replaces the YAML's, --window=20")
     parser.add_argument(
         "--nj", default=len(os.sched_getaffinity(0)), type=int, help="processes that decode (default: all cores)"
     )
-    parser.add_argument(
-        "--limit", default=0, type=int, help="only the first N utterances of each set (default: 0, all)"
-    )
+    parser.add_argument("--limit", default=0, type=int, help="only the first N utterances of each set (default: 0, all)")
     args = parser.parse_args(argv)
-    if args.nj < 1 or args.limit < 0 or not args.max_seconds > MIN_SECONDS:
-        parser.error(f"--nj is at least 1, --limit at least 0, --max-seconds more than {MIN_SECONDS}")
-    prepare(parse, args.corpus_dir, args.data_dir, args.max_seconds, args.nj, args.limit)
+    if args.nj < 1 or args.limit < 0:
+        parser.error("--nj is at least 1, --limit at least 0")
+    if args.overrides and not args.config:
+        parser.error(f"{args.overrides[0]} overrides a YAML; --config names it")
+    max_seconds = load_config(args.config, args.overrides).get("window", WINDOW) if args.config else WINDOW
+    if not isinstance(max_seconds, (int, float)) or not max_seconds > MIN_SECONDS:
+        raise InputError(f"{args.config}: window '{max_seconds}' is not a number of seconds above {MIN_SECONDS}")
+    prepare(parse, args.corpus_dir, args.data_dir, max_seconds, args.nj, args.limit)
 
 
-def prepare(
-    parse: Parser, corpus_dir: Path, data_dir: Path, max_seconds: float = 30.0, nj: int = 1, limit: int = 0
-) -> None:
+def prepare(parse: Parser, corpus_dir: Path, data_dir: Path, max_seconds: float = WINDOW, nj: int = 1, limit: int = 0) -> None:
     """Write a data directory for each set of a corpus; leave alone what is up to date.
 
     Raises InputError for a corpus that is not there or broken, and (after the other sets) for a set without a usable
     utterance.
     """
     if not corpus_dir.is_dir():
-        raise InputError(
-            f"{corpus_dir}: no such folder; --corpus-dir is the folder that the corpus' archive unpacks to"
-        )
+        raise InputError(f"{corpus_dir}: no such folder; --corpus-dir is the folder that the corpus' archive unpacks to")
     with _reading(corpus_dir):
         sets = parse(corpus_dir)
     if not sets:

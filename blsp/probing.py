@@ -39,26 +39,29 @@ class AudioFiles:
     def __init__(self, corpus_dir: Path):
         self.root = os.path.realpath(corpus_dir)
         self.folders: dict[str, str] = {}  # without links
-        self.seen: dict[Path, File | str] = {}
+        self.seen: dict[str, File | str] = {}
 
     def look(self, path: Path) -> File | str:
         """A file's absolute path, size and modification time, or why it cannot be used."""
-        if path not in self.seen:
-            self.seen[path] = self._look(os.fspath(path))
-        return self.seen[path]
+        name = os.fspath(path)
+        if name not in self.seen:
+            self.seen[name] = self._look(name)
+        return self.seen[name]
 
     def _look(self, name: str) -> File | str:
         try:
-            name = os.path.realpath(name) if ".." in Path(name).parts else os.path.abspath(name)
+            name = os.path.realpath(name) if f"{os.sep}.." in name else os.path.abspath(name)
             folder, base = os.path.split(name)
             if folder not in self.folders:
                 self.folders[folder] = os.path.realpath(folder)
             real = os.path.join(self.folders[folder], base)
-            if os.path.islink(real):
-                real = os.path.realpath(real)
-            if os.path.commonpath([self.root, real]) != self.root:
+            if not self._inside(real):
                 return "path leaves the corpus folder"
-            status = os.stat(real)
+            status = os.lstat(real)
+            if stat.S_ISLNK(status.st_mode):
+                if not self._inside(os.path.realpath(real)):
+                    return "path leaves the corpus folder"
+                status = os.stat(real)
         except (FileNotFoundError, NotADirectoryError):
             return "missing audio"
         except (OSError, ValueError) as e:  # a name that no file can have
@@ -70,6 +73,9 @@ class AudioFiles:
         if status.st_size == 0:
             return "empty audio file"
         return name, status.st_size, status.st_mtime_ns
+
+    def _inside(self, real: str) -> bool:
+        return real.startswith(os.path.join(self.root, ""))
 
 
 class Prober:
