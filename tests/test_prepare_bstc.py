@@ -10,9 +10,7 @@ from recipe_run import prepared, refused, rejected, table, write_audio
 
 
 def line(offset: str, duration: str, text: str, translation: str, key: str = "transcript") -> str:
-    return json.dumps(
-        {"offset": offset, "duration": duration, key: text, "translation": translation}, ensure_ascii=False
-    )
+    return json.dumps({"offset": offset, "duration": duration, key: text, "translation": translation}, ensure_ascii=False)
 
 
 def ccmt(root: Path, **talks: str) -> Path:

@@ -30,9 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     de = folders / "MSLT_Test_DE_20160516"
     utterance(de, "MSLT_Test_DE_0001", T1=utf16("äh ja"), T2=utf16("Ja.\nÜber uns.\n"), T3=utf16("Yes.\nAbout us.\n"))
     utterance(de, "MSLT_Test_DE_0002", T2="\ufeffNein,\u3000danke.\n".encode(), T3=b"No, thanks.\n")
-    utterance(
-        de, "MSLT_Test_DE_0003", T1=utf16("so <SPN/> ein <LM>Meeting</LM> <UNIN/>\n"), T3=utf16("Such a meeting\n")
-    )
+    utterance(de, "MSLT_Test_DE_0003", T1=utf16("so <SPN/> ein <LM>Meeting</LM> <UNIN/>\n"), T3=utf16("Such a meeting\n"))
     utterance(de, "MSLT_Test_DE_0004", T1=utf16("<SPN/> <NON/>\n"), T2=utf16("\n"), T3=utf16("\n"))
     utterance(de, "MSLT_Test_DE_0005", T2=utf16("Gut.\n"))
     utterance(de, "MSLT_Test_DE_0006", T2=utf16("Gut.\n"), T3=utf16("Good.\n"), audio=False)
@@ -41,9 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (de / "oddly named.wav").write_bytes(b"")
     fr = folders / "MSLT_Dev_FR_20160616"
     utterance(fr, "MSLT_Dev_FR_0001", "fr", T2="Ça va ?".encode("utf-16-be"), T3=b"How are you?")
-    utterance(
-        folders / "MSLT_Test_EN_20160516", "E1", "en", T2=utf16("Hi."), T3_de=utf16("Hallo."), T3_fr=utf16("Salut.")
-    )
+    utterance(folders / "MSLT_Test_EN_20160516", "E1", "en", T2=utf16("Hi."), T3_de=utf16("Hallo."), T3_fr=utf16("Salut."))
     prepared("mslt", root / "MSLT_Corpus", root / "data")
     return root / "data"
 

@@ -24,9 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'{clip(root, "fine-tune", "id1_a_2")}\tsaid "fine\tid1\tfine-tune\tNeutral\t0\t1.0\n',
         f"{clip(root, 'fine-tune', 'x_b_3')}\tna\u00a0na\tid2\tfine-tune\tNegative\t0.1\t0.6\n",
     ]
-    (root / "slue-voxceleb_fine-tune.tsv").write_text(
-        "\ufeff" + (HEADER + "".join(good)).replace("\n", "\r\n"), newline=""
-    )
+    (root / "slue-voxceleb_fine-tune.tsv").write_text("\ufeff" + (HEADER + "".join(good)).replace("\n", "\r\n"), newline="")
     dirty = [
         f"{clip(root, 'dev', 'id4_a_1')}\tfine\tid4\tdev\tneutral\t0.0\t0.5\n",
         f"{clip(root, 'dev', 'id4_a_2')}\tfine\tid4\tdev\t<mixed>\t0.0\t0.5\n",

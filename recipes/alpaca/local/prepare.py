@@ -55,9 +55,9 @@ def main() -> None:
     )
     parser.add_argument("--corpus-dir", type=Path, required=True, help="the folder that holds alpaca_data.json")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where alpaca.jsonl goes (default: data)")
-    parser.add_argument(
-        "--nj", type=int, help="as in the other recipes; nothing is decoded here, so it changes nothing"
-    )
+    parser.add_argument("--nj", type=int, help="without effect: nothing is decoded; every recipe passes it")
+    parser.add_argument("--config", metavar="YAML", help="without effect: no setting concerns text; likewise")
+    parser.add_argument("overrides", nargs="*", metavar="--KEY=VALUE", help="after `--`: likewise")
     parser.add_argument("--limit", type=int, default=0, help="only the first N rows (default: 0, all)")
     args = parser.parse_args()
     if args.limit < 0:

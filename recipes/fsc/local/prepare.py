@@ -29,9 +29,7 @@ OBJECTS = {
     "increase": "heat volume",
     "decrease": "heat volume",
 }
-INTENTS = {
-    f"{action} {thing}".lower(): f"{action} {thing}" for action, things in OBJECTS.items() for thing in things.split()
-}
+INTENTS = {f"{action} {thing}".lower(): f"{action} {thing}" for action, things in OBJECTS.items() for thing in things.split()}
 COLUMNS = ("path", "transcription", "action", "object")
 
 
