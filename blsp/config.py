@@ -6,6 +6,7 @@ import argparse
 import copy
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from blsp.files import InputError
 
-ALLOWED_TAGS = ("!ref", "!name:torch.")
+ALLOWED_TAGS = re.compile(r"!ref|!name:torch\.[\w.]+|tag:yaml\.org,2002:(str|int|float|bool|null|seq|map)")
 
 
 def program_arguments(program: str, description: str, *options: str) -> argparse.ArgumentParser:
@@ -47,10 +48,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         text = Path(path).read_text(encoding="utf-8")
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror})") from None
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is not UTF-8 ({e.reason})") from None
     try:
         for event in YAML().parse(io.StringIO(text)):
             tag = str(getattr(event, "tag", None) or "")
-            if tag.startswith("!") and tag != "!" and not tag.startswith(ALLOWED_TAGS):
+            # Python's own tags count as well: the loader behind HyperPyYAML runs !!python/object/apply.
+            if tag and not ALLOWED_TAGS.fullmatch(tag):
                 raise InputError(f"{path}:{event.start_mark.line + 1}: the tag {tag} is not allowed; use a plain value")
         keys = YAML(typ="rt").load(text)
         if not isinstance(keys, dict):
@@ -76,7 +80,10 @@ def _parse(overrides: Sequence[str], keys: dict[str, Any], path: str | Path) -> 
             into = into.setdefault(part, {})
         if not isinstance(known, dict) or last not in known:
             raise InputError(f"'{override}': {path} has no such key; it has {', '.join(str(k) for k in keys)}")
-        into[last] = YAML(typ="safe").load(value)
+        try:
+            into[last] = YAML(typ="safe").load(value)
+        except YAMLError as e:
+            raise InputError(f"'{override}': the value is not plain YAML ({' '.join(str(e).split())})") from None
     return parsed
 
 
