@@ -1,9 +1,10 @@
 """BLSP: bootstrapping language-speech pre-training via behavior alignment.
 
-The modules form layers; imports go only downward (tests/test_layers.py holds this):
+The modules form layers. Imports go only downward, and within a layer to modules that stand before; programs never import
+one another (tests/test_layers.py holds this):
 
-    programs   features, continuation, train, decode, score
-    assembly   preparation, dataset, model
-    parts      encoder, adapter, metrics, generation
-    base       files, command, config, data_dir, audio, prompts
+    programs   download, features, continuation, train, decode, score
+    assembly   probing, preparation, model, dataset, trainer
+    parts      encoder, adapter, generation, metrics
+    base       files, command, config, journal, data_dir, corpus_files, unpacking, audio, mel, prompts, normalization
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ class Journal:
 
     def _read(self) -> None:
         for part in self._parts():
-            with open(part, encoding="utf-8", errors="replace", newline="\n") as f:
-                for line in f:
+            with suppress(FileNotFoundError), open(part, encoding="utf-8", errors="replace", newline="\n") as f:
+                for line in f:  # of a file that another process has not just removed, all rows being there
                     try:
                         fingerprint, row = json.loads(line)
                     except ValueError:
