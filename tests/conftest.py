@@ -1,0 +1,289 @@
+"""What the tests of the core share: tiny random models, a tiny corpus in LibriSpeech's layout, and their configuration.
+
+Everything is made here in seconds; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+import soundfile
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+WINDOW = 2.0  # seconds, of the tiny Whisper
+RATE = 16000  # Hz
+SETS = {"train-clean-100": 24, "dev-clean": 6, "test-clean": 7}  # utterances
+SUBJECTS = ("the farmer", "a doctor", "my sister", "the old captain", "her neighbour")
+VERBS = ("finds", "buys", "hides", "repairs", "steals", "cleans")
+OBJECTS = ("a red lamp", "the broken clock", "two green apples", "his letter", "an empty bottle")
+PLACES = ("in the garden", "near the river", "behind the station", "at home")
+SENTENCES = [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, OBJECTS, PLACES)]
+
+YAML = """\
+system: tiny
+seed: 7
+corpus: {{name: tones, licence: none}}
+encoder: {whisper}
+encoder_padding: window
+llm: {llm}
+template: paper
+precision: auto
+d_bottleneck: 8
+noise: 0.0
+train_sets: [train_clean_100]
+dev_sets: [dev_clean]
+test_sets: [test_clean]
+window: 2.0
+n_mels: 80
+compress_features: false
+normalizer: whisper_english
+behaviours:
+  continuation:
+    instruction: Continue the following text.
+    response: generate
+  repetition:
+    instruction: Please repeat the following words.
+    response: transcript
+  transcription:
+    instructions: {instructions}
+    response: transcript
+mix: {{continuation: 1, repetition: 1}}
+generation: {{max_new_tokens: 12, temperature: 1.0, top_p: 0.9, num_beams: 1, seed: 0}}
+generation_batch: 5
+refusals: ["i'm sorry"]
+epochs: 2
+batch_size: 8
+max_tokens: 120
+optimizer: !name:torch.optim.AdamW
+  weight_decay: 0.05
+lr: 3.0e-3
+warmup_steps: 3
+schedule: cosine
+max_grad_norm: 1.0
+log_interval: 2
+dev_interval: 4
+checkpoint_interval: 2
+examples: 2
+loader_processes: 0
+input: speech
+decoding: {{max_new_tokens: 10, temperature: 0.0, top_p: 1.0, num_beams: 1, seed: 0}}
+decoding_batch: 3
+scoring_normalizer: whisper_english
+tasks:
+  asr: {{sets: [test_clean], instruction: Please repeat the following words., reference: text, metric: wer}}
+  color: {{sets: [test_clean], instruction: Which color is named?, reference: text, metric: accuracy, labels: [red, green]}}
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """Paths of the tiny models, the corpus and its configuration."""
+
+    folder: Path
+    whisper: Path
+    llm: Path
+    corpus: Path  # the folder LibriSpeech
+    config: Path
+    data: Path = Path()  # data directories, where they have been prepared
+
+
+def _whisper(folder: Path) -> Path:
+    torch.manual_seed(1)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>", "<unk>"]
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*special, *words])}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=special[0], bos_token=special[0], additional_special_tokens=special[1:3]
+    )
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=80,
+        d_model=16,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        max_source_positions=round(WINDOW * 50),
+        max_target_positions=16,
+        decoder_start_token_id=1,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        init_std=0.3,  # large, so that the states of different utterances differ
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        max_length=8,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=1,
+        no_timestamps_token_id=2,
+        is_multilingual=False,
+        return_timestamps=False,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80, chunk_length=round(WINDOW)).save_pretrained(folder)
+    return folder
+
+
+def _llm(folder: Path, seed: int = 2) -> Path:
+    torch.manual_seed(seed)
+    lines = [*SENTENCES, *(f"###[Human]:Please repeat the following words. {s}" for s in SENTENCES[::7]), "###[Assistant]:"]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=420,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "clean_up_tokenization_spaces": False,
+        "legacy": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = LlamaConfig(
+        vocab_size=sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size(),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.3,  # large, so that the likeliest token is clear
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def speak(path: Path, text: str, seconds: float) -> None:
+    """A tone per word, so that different sentences sound different."""
+    n_samples = round(seconds * RATE)
+    time = np.arange(n_samples) / RATE
+    words = text.split()
+    pitch = np.array([150 + 37 * (sum(map(ord, word)) % 50) for word in words])[np.arange(n_samples) * len(words) // n_samples]
+    noise = np.random.default_rng(n_samples).normal(size=n_samples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * pitch * time) + 0.01 * noise, RATE)
+
+
+def _corpus(folder: Path) -> Path:
+    draw = random.Random(3)
+    sentences = draw.sample(SENTENCES, sum(SETS.values()))
+    for number, (split, size) in enumerate(SETS.items()):
+        for i in range(size):
+            text = sentences.pop()
+            reader, chapter = str(10 * number + i % 3 + 10), str(100 + i % 2)
+            utt_id = f"{reader}-{chapter}-{i:04d}"
+            chapter_dir = folder / split / reader / chapter
+            speak(chapter_dir / f"{utt_id}.flac", text, draw.uniform(0.3, 1.99))
+            with open(chapter_dir / f"{reader}-{chapter}.trans.txt", "a") as f:
+                f.write(f"{utt_id} {text.upper()}\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Tiny models, corpus and configuration; shared by all tests, which leave them as they are."""
+    folder = tmp_path_factory.mktemp("world")
+    instructions = folder / "instructions.txt"
+    instructions.write_text("# a comment\nTranscribe the speech.\nWrite down what is said.\n\nWhich words are spoken?\n")
+    whisper, llm = _whisper(folder / "whisper"), _llm(folder / "llm")
+    config = folder / "tiny.yaml"
+    config.write_text(YAML.format(whisper=whisper, llm=llm, instructions=instructions))
+    return World(folder, whisper, llm, _corpus(folder / "LibriSpeech"), config)
+
+
+@pytest.fixture(scope="session")
+def other_llm(world: World) -> Path:
+    """Another LLM of the same shape."""
+    return _llm(world.folder / "other_llm", seed=99)
+
+
+@pytest.fixture(scope="session")
+def prepared(world: World) -> World:
+    """The world with data directories, features and responses (stages 0 to 2); tests leave them as they are."""
+    data = world.folder / "data"
+    prepare_corpus(world.corpus, data)
+    common = ("--config", world.config, "--data-dir", data)
+    call("features", *common, "--nj", 1)
+    call("continuation", *common)
+    return replace(world, data=data)
+
+
+def prepare_corpus(corpus: Path, data: Path) -> None:
+    """Stage 0 of recipes/librispeech, in this process."""
+    import importlib.util
+
+    from blsp.preparation import prepare
+
+    path = ROOT / "recipes/librispeech/local/prepare.py"
+    spec = importlib.util.spec_from_file_location("librispeech_prepare", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    prepare(module.parse, corpus, data, WINDOW)
+
+
+def call(program: str, *arguments: object) -> None:
+    """Run the main function of a program of blsp in this process, as its command line would."""
+    import importlib
+
+    before = sys.argv
+    sys.argv = [f"{program}.py", *map(str, arguments)]
+    try:
+        importlib.import_module(f"blsp.{program}").main()
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[World], World]:
+    """A function that copies a world's data directories, for tests that change them."""
+    import shutil
+
+    def copy(world: World) -> World:
+        shutil.copytree(world.data, tmp_path / "data")
+        return replace(world, data=tmp_path / "data")
+
+    return copy
