@@ -26,6 +26,7 @@ from blsp.files import InputError, atomic_write
 
 T = TypeVar("T")
 TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "utt2dur")  # that every data directory has
+NO_TABLES = (".tsv", ".json", ".jsonl", ".ark", ".part", ".png")  # endings of other files in a data directory
 REDO = "run stage 0 again"
 
 
@@ -163,6 +164,21 @@ def _seconds(path: Path, line: int, utt_id: str, value: str) -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{path}:{line}: {utt_id!r} should last a number of seconds above 0, not {value[:80]!r}; {REDO}")
     return seconds
+
+
+def read_further_tables(folder: str | Path, utt_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The directory's tables that have a line for each of `utt_ids`, by file name, other than the standard ones."""
+    tables, wanted = {}, set(utt_ids)
+    for path in sorted(Path(folder).iterdir()):
+        if path.name in (*TABLES, "segments") or path.name.startswith(".") or path.suffix in NO_TABLES or not path.is_file():
+            continue
+        try:
+            table = read_table(path)
+        except InputError:  # some other file
+            continue
+        if table.keys() == wanted:
+            tables[path.name] = table
+    return tables
 
 
 def speakers(utt2spk: Mapping[str, str]) -> dict[str, str]:
