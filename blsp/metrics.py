@@ -61,14 +61,17 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Seque
     """
     if not references:
         raise InputError("there is nothing to score")
+    if not labels:
+        raise InputError("a task that is scored by accuracy needs its labels")
     known = {_plain(label) for label in labels}
-    patterns = {label: re.compile(rf"(?<!\w){re.escape(label)}(?!\w)") for label in known}
+    longest_first = sorted(known, key=len, reverse=True)  # "turn on lights" names one label, not "turn on" as well
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
     strict = lenient = none = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         answer = _plain(hypothesis)
-        named = [label for label, pattern in patterns.items() if pattern.search(answer)]
+        named = set(pattern.findall(answer))
         strict += answer == _plain(reference)
-        lenient += named == [_plain(reference)]
+        lenient += named == {_plain(reference)}
         none += not named
     share = 100 / len(references)
     return {
