@@ -20,6 +20,8 @@ LOG_EVERY = 15.0  # seconds between progress lines where there is no terminal
 
 def run(main: Callable[[], None]) -> None:
     """Run a program's main; an InputError becomes one line on standard error and exit status 1."""
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # libraries' bars; progress() writes lines instead
     try:
         main()
     except InputError as e:

@@ -68,6 +68,8 @@ def _job(args: argparse.Namespace, name: str, task: str, spec: dict[str, Any]) -
 
 def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     """What the hypotheses of a job depend on."""
+    if not (job.folder / job.reference).exists():
+        raise InputError(f"{job.folder / job.reference}: is missing; the task {job.name} has its references there")
     data = {name: file_fingerprint(job.folder / name) for name in ("text", job.reference)}
     source = config["input"]
     settings = {"instruction": job.instruction, "input": source, "data": data, "decoding": config["decoding"],

@@ -16,8 +16,9 @@ class SpeechEncoder(nn.Module):
     """Whisper's encoder on utterances of any length.
 
     Whisper attends over the padding of its window and was trained so: `padding` "window" gives it whole windows,
-    longer utterances window by window. "batch" encodes only up to the longest utterance of the batch: faster,
-    but with a frozen encoder the states differ from those that it was trained to give.
+    longer utterances window by window. "batch" encodes only up to the longest utterance of the batch, and masks what is
+    behind the end of a shorter one: faster, and still as if each were alone, but with a frozen encoder the states differ
+    from those that it was trained to give.
     """
 
     def __init__(self, encoder: WhisperEncoder, padding: str = "window"):
@@ -43,8 +44,9 @@ class SpeechEncoder(nn.Module):
 
     def padded_length(self, n_frames: int) -> int:
         """Frames that a batch whose longest utterance has `n_frames` must be padded to."""
-        if self.padding == "batch" and n_frames <= self.window:
-            return n_frames + n_frames % STRIDE
+        if self.padding == "batch" and n_frames < self.window:
+            # One state's worth of silence, for the convolutions to see behind the end as they do in a longer batch.
+            return min(n_frames + n_frames % STRIDE + STRIDE, self.window)
         return -(-n_frames // self.window) * self.window
 
     def forward(self, features: torch.Tensor, n_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,24 +56,30 @@ class SpeechEncoder(nn.Module):
         """
         n_states = (n_frames + STRIDE - 1) // STRIDE
         batch, frames, n_mels = features.shape
-        features = features.to(self.encoder.conv1.weight.dtype)
-        if frames % self.window == 0:
-            windows = features.reshape(-1, self.window, n_mels)
+        length = min(frames, self.window)
+        windows = features.to(self.encoder.conv1.weight.dtype).reshape(-1, length, n_mels)
+        if self.padding == "window":
             states = self.encoder(windows.transpose(1, 2)).last_hidden_state
-            states = states.reshape(batch, -1, self.d_model)
         else:
-            states = self._encode_short(features)
+            begins = torch.arange(0, frames, length, device=n_frames.device)
+            states = self._encode(windows, (n_frames[:, None] - begins).clamp(0, length).flatten())
+        states = states.reshape(batch, -1, self.d_model)
         return states[:, : int(n_states.max())], n_states
 
-    def _encode_short(self, features: torch.Tensor) -> torch.Tensor:
-        """Less than a window, as WhisperEncoder would if it did not insist: (B, T, n_mels) to (B, T / 2, d_model)."""
-        assert features.shape[1] < self.window
+    def _encode(self, windows: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
+        """What WhisperEncoder does, but for any length up to its window, and without attending past n_frames (W,).
+
+        windows (W, T, n_mels). Returns (W, T / 2, d_model).
+        """
         encoder = self.encoder
-        states = nn.functional.gelu(encoder.conv1(features.transpose(1, 2)))
+        states = nn.functional.gelu(encoder.conv1(windows.transpose(1, 2)))
         states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
         states = states + encoder.embed_positions.weight[: states.shape[1]]
+        past = STRIDE * torch.arange(states.shape[1], device=states.device) >= n_frames[:, None]
+        mask = torch.zeros(past.shape, dtype=states.dtype, device=states.device)
+        mask = mask.masked_fill(past, torch.finfo(states.dtype).min)[:, None, None]
         for layer in encoder.layers:
-            states = layer(states, None)
+            states = layer(states, mask)
         return encoder.layer_norm(states)
 
 

@@ -79,12 +79,12 @@ def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) 
             if len(samples) > longest:
                 raise InputError(
                     f"{folder}: utterance '{u.utt_id}' has {len(samples) / audio.SAMPLE_RATE:.2f} s, longer than the"
-                    f" window of {settings['window']} s; run stage 0 again with --max-seconds {settings['window']}"
+                    f" window of {settings['window']} s; run stage 0 again with this configuration"
                 )
             features = mel.log_mel(samples, settings["n_mels"], settings["window"])
             key = f"{u.utt_id} ".encode()
             offset = f.tell() + len(key)
-            kaldiio.save_ark(f, {u.utt_id: features}, compression_method=LOSSY if settings["compress"] else 0)
+            kaldiio.save_ark(f, {u.utt_id: features}, compression_method=LOSSY if settings["compress"] else None)
             rows.append((u.utt_id, f"{ark}:{offset}", len(features)))
     write_json(index, rows)
     return rows

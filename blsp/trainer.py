@@ -116,7 +116,7 @@ class AlignmentBrain(sb.Brain):
 
     def fit_batch(self, micro_batches: list[Batch]) -> torch.Tensor:
         """One optimizer step. The loss is the mean over all target tokens of the step, however it is cut or shared."""
-        torch.manual_seed(hash((self.seed, self.optimizer_step, self.rank or 0)))
+        torch.manual_seed((self.seed * 1_000_003 + self.optimizer_step) * self.world_size + self.sampler.rank)
         n_targets = torch.tensor(float(sum(len(r) for b in micro_batches for r in b.responses)), device=self.device)
         if self.world_size > 1:
             distributed.all_reduce(n_targets)

@@ -17,7 +17,7 @@ _help() {
     _declared | while IFS=$'\t' read -r name default comment; do
         printf '  --%-14s %s [%s]\n' "${name//_/-}" "$comment" "$default"
     done
-    printf '  --%-14s %s\n' help "print this" "-- --KEY=VALUE" "override keys of the YAML"
+    printf '  %-16s %s\n' --help "print this" "-- --KEY=VALUE" "override keys of the YAML"
 }
 
 _refuse() {

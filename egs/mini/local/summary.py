@@ -1,0 +1,133 @@
+"""The table at the end: all systems and tasks, for voices of the training set and for others.
+
+reads   EXP_DIR/seed*/SYSTEM/decode/SET.TASK/{score.json,hyp.jsonl}
+writes  results.jsonl and RESULTS.md of this folder, when scores have changed; prints the table and decoded examples
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from blsp import command
+from blsp.files import InputError, atomic_write, fingerprint, read_json, read_jsonl, write_json, write_jsonl
+
+HERE = Path(__file__).resolve().parent.parent
+COMMAND = "./egs/mini/run.sh"
+SYSTEMS = {"text_llm": "Text+LLM", "whisper_llm": "Whisper+LLM", "blsp": "BLSP"}
+TASKS = {"asr": "repeating (WER)", "st_de": "translation (BLEU)", "ic": "intent (%)", "sa": "sentiment (%)"}
+SETS = {"test_clean": "seen voices", "test_other": "unseen voices"}
+KEPT = ("system", "task", "set", "metric", "value", "n", "seed", "signature", "normalizer", "majority", "copy", "lenient",
+        "no_label", "chrf", "command", "commit")  # fmt: skip
+
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--exp-dir", type=Path, required=True, help="folder of seed*/SYSTEM")
+    parser.add_argument("--data-dir", type=Path, required=True, help="parent of the data directories")
+    parser.add_argument("--seed", type=int, required=True, help="the seed of this run, whose examples are shown")
+    parser.add_argument("--out", type=Path, default=HERE, help="where results.jsonl and RESULTS.md go (this folder)")
+    parser.add_argument("--time", action="append", default=[], metavar="STEP=SECONDS", help="how long a step took")
+    args = parser.parse_args()
+    rows = collect(args.exp_dir)
+    if not rows:
+        raise InputError(f"{args.exp_dir}: has no scores; run stages 0 to 5")
+    done = fingerprint(rows)
+    times_path = args.exp_dir / f"seed{args.seed}" / "times.json"
+    seen = read_json(times_path) if times_path.exists() else {}
+    if seen.get("fingerprint") != done:
+        seen = {"fingerprint": done, "seconds": add_up(args.time)}
+        write_json(times_path, seen)
+        write_jsonl(args.out / "results.jsonl", rows)
+    else:
+        print(f"nothing was left to do; scores are as before: {args.out / 'RESULTS.md'}")
+    text = report(rows, args.seed, seen["seconds"])
+    with atomic_write(args.out / "RESULTS.md") as f:
+        f.write(text + examples(args.exp_dir / f"seed{args.seed}"))
+    print(f"\n{text}{examples(args.exp_dir / f'seed{args.seed}')}")
+    print(f"curves and examples: tensorboard --logdir {args.exp_dir}")
+
+
+def add_up(times: list[str]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for time in times:
+        step, _, seconds = time.partition("=")
+        total[step] = total.get(step, 0) + int(seconds)
+    return total
+
+
+def collect(exp_dir: Path) -> Rows:
+    """One object per system, task, set and seed."""
+    rows = []
+    for path in sorted(exp_dir.glob("seed*/*/decode/*/score.json")):
+        score = read_json(path)
+        seed = int(path.parents[3].name.removeprefix("seed"))
+        model = path.parents[2] / "model" / "config.json"
+        commit = read_json(model)["provenance"]["commit"] if model.exists() else None
+        score |= {"seed": seed, "value": round(score[score["metric"]], 2), "command": f"{COMMAND} --seed {seed}",
+                  "commit": commit}  # fmt: skip
+        rows.append(
+            {key: round(v, 2) if isinstance(v := score[key], float) else v for key in KEPT if score.get(key) is not None}
+        )
+    return rows
+
+
+def value(rows: Rows, system: str, task: str, name: str, key: str = "value") -> list[float]:
+    """Of all seeds, in their order."""
+    return [r[key] for r in rows if (r["system"], r["task"], r["set"]) == (system, task, name) and key in r]
+
+
+def cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
+    seeds = sorted({r["seed"] for r in rows})
+    commits = ", ".join(sorted({r["commit"] for r in rows if "commit" in r})) or "unknown"
+    told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+    n = max(r["n"] for r in rows)
+    own = [cell(value(rows, "whisper_llm", "transcript", s)[:1]) for s in SETS]
+    signature = next((r["signature"] for r in rows if "signature" in r), "-")
+
+    def both(system: str, task: str, key: str = "value", first: bool = False) -> str:
+        """Scores for seen and for unseen voices."""
+        return " / ".join(cell(value(rows, system, task, s, key)[: 1 if first else None]) for s in SETS)
+
+    table = [["system", *TASKS.values()]]
+    table += [[title, *(both(system, task) for task in TASKS)] for system, title in SYSTEMS.items()]
+    baseline = ["majority label; source copied"]
+    baseline += [both("text_llm", t, {"asr": "none", "st_de": "copy"}.get(t, "majority"), True) for t in TASKS]
+    table.append(baseline)
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    head = ["# The mini world", "", f"`{COMMAND} --seed {seed}`, commit {commits}; {told};", f"{n} utterances per cell:"
+            " first with voices of the training set, then with voices, speeds and pitches that it has not.", ""]  # fmt: skip
+    tail = ["", f"The tiny Whisper's own WER: {' / '.join(own)}. BLEU: {signature}.", ""]
+    if seconds:
+        listed = ", ".join(f"{step} {s} s" for step, s in seconds.items())
+        tail += [f"Time: {sum(seconds.values()) / 60:.1f} minutes ({listed}).", ""]
+    return "\n".join([*head, *lines, *tail])
+
+
+def examples(exp: Path) -> str:
+    """Three utterances of each task: what BLSP wrote from unseen voices, beside the reference."""
+    lines = ["\n## What BLSP writes from speech (unseen voices)\n"]
+    for task, title in TASKS.items():
+        hyp = exp / "blsp" / "decode" / f"test_other.{task}" / "hyp.jsonl"
+        if not hyp.exists():
+            continue
+        lines += [f"\n{title.partition(' (')[0]}: *{read_jsonl(hyp)[0]['instruction']}*\n", "| reference | BLSP |", "|---|---|"]
+        lines += [f"| {row['reference'].lower() if task == 'asr' else row['reference']} | {row['hypothesis']} |"
+                  for row in read_jsonl(hyp)[:3]]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    command.run(main)

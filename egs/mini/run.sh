@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The whole road in a small world: espeak-ng speaks it in LibriSpeech's layout, then recipes/librispeech trains BLSP on it and
+# scores it beside the cascades. Downloads nothing; the tiny Whisper and Llama are in models/ and stand for the real ones.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+config=conf/blsp.yaml    # the experiment
+from_scratch=false       # train the tiny Whisper and Llama anew (an hour) instead of taking those of models/
+train_utterances=8000    # sentences that are spoken for training
+seed=1                   # of the adapter's initialization and the order of the data
+stage=0                  # first stage of the recipe
+stop_stage=5             # last stage of the recipe
+nj=0                     # processes that speak and prepare; 0: one per core
+ngpu=0                   # processes of stages 2 to 4; 0 or 1: one process
+limit=0                  # utterances of each set that stage 0 keeps; 0: all
+exp_dir=exp              # where the experiments go
+data_dir=data            # where the data directories go
+dry_run=false            # print the commands instead of running them
+source ../../tools/parse_options.sh
+[ "$dry_run" = true ] || source ../../tools/setup.sh
+
+[ "$nj" -gt 0 ] || nj="$(nproc)"
+here="$PWD"
+absolute() { case "$1" in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac; }
+config="$(absolute "$config")" data_dir="$(absolute "$data_dir")" exp="$(absolute "$exp_dir")/seed$seed"
+models="$here/models"
+[ "$from_scratch" = false ] || models="$(absolute "$exp_dir")/models"
+overrides+=(--seed="$seed" --encoder="$models/whisper-mini" --llm="$models/llama-mini")
+recipe() { # recipe SYSTEM FIRST_STAGE LAST_STAGE [--KEY=VALUE ...]: what of these stages was asked for
+    local first=$(($2 > stage ? $2 : stage)) last=$(($3 < stop_stage ? $3 : stop_stage))
+    [ "$first" -le "$last" ] || return 0
+    run ../../recipes/librispeech/run.sh --corpus-dir "$here/corpora/LibriSpeech" --config "$config" --data-dir "$data_dir" \
+        --exp-dir "$exp/$1" --nj "$nj" --ngpu "$ngpu" --limit "$limit" --stage "$first" --stop-stage "$last" \
+        -- "${overrides[@]}" "${@:4}"
+}
+times=()
+step() { # step NAME COMMAND ...: runs it and notes how long it took
+    local begin=$SECONDS
+    "${@:2}"
+    times+=("$1=$((SECONDS - begin))")
+}
+
+step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
+if [ "$from_scratch" = true ]; then
+    step whisper run python local/train_whisper.py --corpus corpora/LibriSpeech --out "$models/whisper-mini"
+    step llm run python local/train_llm.py --out "$models/llama-mini"
+fi
+step preparation recipe blsp 0 0
+run python local/add_references.py --references corpora/references --data-dir "$data_dir"
+step features recipe blsp 1 1
+step continuations recipe blsp 2 2
+step training recipe blsp 3 3
+step evaluation recipe blsp 4 5
+step cascades recipe text_llm 4 5 --system=text_llm --input=text
+step cascades recipe whisper_llm 4 5 --system=whisper_llm --input=whisper
+run python local/summary.py --exp-dir "$(absolute "$exp_dir")" --seed "$seed" --data-dir "$data_dir" "${times[@]/#/--time=}"
