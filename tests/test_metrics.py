@@ -40,7 +40,7 @@ def test_wer_normalizes_both_sides() -> None:
     assert metrics.word_error_rate(["Twenty-one COLOURS!"], ["21 colors"], "whisper_english")["wer"] == 0
     assert metrics.word_error_rate(["Twenty-one"], ["21"], "lower")["wer"] == pytest.approx(
         100
-    )  # two words: one wrong, one gone
+    )  # 1 sub, 1 del
 
 
 def test_bleu_by_hand() -> None:
