@@ -25,6 +25,7 @@ SMALL_BLOCK = 1 << 12  # frames, to find where a broken file stops to decode
 SKIP = 1.0  # seconds; shorter gaps between segments are decoded and dropped, longer ones are sought over
 EXACT_SEEK = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"})  # formats that seek to the sample
 PLAIN = frozenset({"PCM_16"})  # sample formats that are not worth a word
+STREAM = 0x7FFF0000  # bytes; programs that write WAV to a pipe put this or more as its length
 MPEG_SLACK = 0.1  # seconds that an MP3's estimated length may differ from the decoded one
 
 FOREIGN = (  # containers that libsndfile does not read, told by their first bytes
@@ -120,7 +121,7 @@ def _declared_frames(path: str | Path, f: _Stream) -> int | None:
             size = int.from_bytes(head[at + 4 : at + 8], "little")
             if head[at : at + 4] == b"data":
                 width = int.from_bytes(_chunk(head, b"fmt ")[12:14], "little")  # bytes a frame
-                return None if size in (0, 0x7FFFFFFF, 0xFFFFFFFF) or size >= 0xFFFFFF00 or not width else size // width
+                return size // width if 0 < size < STREAM and width else None
             at += 8 + size + size % 2
         return None
     if f.format == "OGG":

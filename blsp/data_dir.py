@@ -253,14 +253,15 @@ def write_data_dir(
 
 def rejected_lines(rejected: Iterable[tuple[str, str]]) -> Iterable[str]:
     """The lines of a rejected.tsv: name, tab, reason."""
-    return (f"{_one_field(name)}\t{_one_field(reason)}\n" for name, reason in rejected)
+    return (f"{one_field(name)}\t{one_field(reason)}\n" for name, reason in rejected)
 
 
 def _number(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
-def _one_field(text: str) -> str:
+def one_field(text: str) -> str:
+    """Any text as one that can stand in a line of rejected.tsv."""
     return " ".join(text.encode("utf-8", "replace").decode().replace("\t", " ").split())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import math
 import os
 import re
@@ -142,7 +141,7 @@ def _prepare_set(
     """Prepare one set and print what came of it. Returns the fault of a set without a usable utterance."""
     mended.clear()
     with _reading(corpus_dir):
-        found = list(itertools.islice(read(), limit or None))
+        found = list(_first(read(), limit))
     files = AudioFiles(corpus_dir)
     settings = {
         "version": VERSION,
@@ -155,7 +154,7 @@ def _prepare_set(
         print(f"{name}: up to date, {_figures(summary)}", flush=True)
         return None
     utterances, tables, rejected = _check(found, files, max_seconds, prober, name)
-    reasons = Counter(reason.partition(":")[0] for _, reason in rejected)
+    reasons = Counter(data_dir.one_field(reason).partition(":")[0] for _, reason in rejected)
     often = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
     aside = folder.with_name(f"{folder.name}.rejected.tsv")
     if not utterances:
@@ -183,6 +182,16 @@ def _prepare_set(
     if mended:
         print(f"  mended: {', '.join(f'{n} {what}' for what, n in sorted(mended.items()))}")
     return None
+
+
+def _first(items: Iterable[Found | Rejected], limit: int) -> Iterator[Found | Rejected]:
+    """All items (limit 0), or those up to the `limit`-th utterance that the parser does not reject."""
+    n_found = 0
+    for item in items:
+        yield item
+        n_found += isinstance(item, Found)
+        if limit and n_found == limit:
+            return
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
@@ -227,7 +236,7 @@ def _check(
             reasons.append(item.reason)
             continue
         look = files.look(item.audio)
-        reason = _faulty_ids(item) or (look if isinstance(look, str) else None)
+        reason = _faulty_types(item) or _faulty_ids(item) or (look if isinstance(look, str) else None)
         if reason is None:
             texts[index] = [clean_text(value or "") for value in (item.text, *map(item.tables.get, wanted))]
             reason = _faulty_text(texts[index], wanted)
@@ -262,6 +271,14 @@ def _check(
                 tables[key][item.utt_id] = value
     rejected = [(item.name, reason) for item, reason in zip(found, reasons, strict=True) if reason is not None]
     return list(kept.values()), tables, rejected
+
+
+def _faulty_types(item: Found) -> str | None:
+    texts = (item.utt_id, item.spk, item.rec_id, item.text, *item.tables.values())
+    if not all(value is None or isinstance(value, str) for value in texts):
+        return "a value that should be text is not"
+    times = (item.start, item.end)
+    return None if all(value is None or isinstance(value, (int, float)) for value in times) else "a time that is not a number"
 
 
 def _faulty_ids(item: Found) -> str | None:

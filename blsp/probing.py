@@ -30,6 +30,9 @@ CHUNK_BYTES = 4 << 20  # or as many bytes
 AHEAD = 4  # chunks that wait for each worker
 File = tuple[str, int, int]  # absolute path, size in bytes, modification time in ns
 Outcome = audio.Probe | str  # or why nothing decodes
+CRASHED = "undecodable audio: the decoder crashed"
+NO_MEMORY = "undecodable audio: not enough memory"
+NOT_LASTING = (CRASHED, NO_MEMORY)  # what another run may find otherwise
 UNFIT = re.compile(r"[\n\r\x00\ud800-\udfff]")  # in a path of wav.scp
 
 
@@ -72,6 +75,8 @@ class AudioFiles:
             return "unreadable audio: not a regular file"
         if status.st_size == 0:
             return "empty audio file"
+        if not os.access(real, os.R_OK):
+            return "unreadable audio: permission denied"
         return name, status.st_size, status.st_mtime_ns
 
     def _inside(self, real: str) -> bool:
@@ -107,7 +112,8 @@ class Prober:
         for results in probe_chunks(_chunks(todo), self.nj):
             for path, outcome in results:
                 fields = [outcome] if isinstance(outcome, str) else list(vars(outcome).values())
-                journal.write(json.dumps([path, *stamps[path], *fields]).encode() + b"\n")
+                if outcome not in NOT_LASTING:
+                    journal.write(json.dumps([path, *stamps[path], *fields]).encode() + b"\n")
                 yield path, outcome
             journal.flush()
 
@@ -181,7 +187,7 @@ def _probe_alone(path: str) -> Outcome:
                 return pool.submit(_probe_chunk, [path]).result()[0][1]
             except BrokenProcessPool:
                 continue
-    return "undecodable audio: the decoder crashed"
+    return CRASHED
 
 
 def _probe_chunk(paths: list[str]) -> list[tuple[str, Outcome]]:
@@ -193,5 +199,7 @@ def _outcome(path: str) -> Outcome:
         return audio.probe(path)
     except audio.AudioError as e:
         return e.reason
-    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as e:
+    except MemoryError:
+        return NO_MEMORY
+    except (OSError, RuntimeError, ValueError, TypeError) as e:
         return f"undecodable audio: {type(e).__name__}"

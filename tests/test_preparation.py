@@ -234,8 +234,21 @@ def test_a_changed_file_is_decoded_again(corpus):
     assert outcome(corpus, *items)[0]["a"].duration == 0.3
 
 
+def test_values_of_other_types(corpus):
+    wav = corpus / "good.wav"
+    items = [Rejected("theirs", "odd \udcef\nreason"), found(wav), found(wav, 7, "number")]
+    items += [found(wav, name="list", utt_id=["a"]), found(wav, name="time", end="0.3")]
+    _, rejected, _ = outcome(corpus, *items)
+    assert rejected == {
+        "number": "a value that should be text is not",
+        "list": "a value that should be text is not",
+        "time": "a time that is not a number",
+        "theirs": "odd ? reason",
+    }
+
+
 def test_limit(corpus, tmp_path):
-    items = [found(write(corpus / f"{name}.wav")) for name in "abc"]
+    items = [Rejected("x", "y"), *(found(write(corpus / f"{name}.wav")) for name in "abc")]
     prepare(lambda _: {"dev": lambda: iter(items)}, corpus, tmp_path / "data", limit=2)
     assert [u.utt_id for u in read_data_dir(tmp_path / "data" / "dev")] == ["a", "b"]
 
