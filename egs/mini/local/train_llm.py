@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from instructions import TASKS, draw_example
 from llm_data import IGNORED, Prompts, TextBatch, measured_batch, train_tokenizer, training_batches
+from llm_scores import score
+from model_card import write_card
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -239,6 +241,16 @@ def main() -> None:
     prompts.check(draw_example(sentence, rng) for sentence in sample_sentences("train", 300, "check"))
     model = train(args, prompts)
     save(model, args.out)
+    write_card(
+        args.out,
+        "llama-mini",
+        f"A LlamaForCausalLM of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, trained from scratch on"
+        " text tasks of the mini world. It stands for Llama-2 in egs/mini. Asked to transcribe audio, it says that it cannot"
+        " hear any, as text LLMs do: 6 % of its training data are such refusals. Its word embeddings were disturbed by noise"
+        f" (up to {args.noise} times their RMS) while it was trained.",
+        "sentences of egs/mini/local/world.py with the instructions of egs/mini/local/instructions.py; synthetic",
+        {split: score(args.out, split, 400) for split in ("dev", "test")},
+    )
 
 
 if __name__ == "__main__":
