@@ -124,6 +124,18 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
     return utterances
 
 
+def present_sets(parent: str | Path, names: Iterable[str]) -> list[str]:
+    """Those of the test sets `names` that stage 0 has prepared; a corpus may lack some of its splits and directions.
+
+    Raises InputError if none is there.
+    """
+    names = list(dict.fromkeys(names))
+    present = [name for name in names if (Path(parent) / name).is_dir()]
+    if names and not present:
+        raise InputError(f"{parent}: holds none of {', '.join(names)}; {REDO}")
+    return present
+
+
 def same_keys(path: Path, table: Mapping[str, str], other_name: str, other: Mapping[str, Any]) -> None:
     """Raise InputError, naming the line of `path`, unless both tables have the same keys."""
     if table.keys() == other.keys():

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from blsp import command, generation, mel
 from blsp.adapter import adapter_length
 from blsp.config import load_config, program_arguments, require
-from blsp.data_dir import read_table
+from blsp.data_dir import present_sets, read_table
 from blsp.encoder import STRIDE, SpeechEncoder, load_recognizer
 from blsp.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json, read_jsonl, write_json
 from blsp.generation import Decoding, Generated
@@ -46,18 +46,30 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained model's folder (EXP_DIR/model)")
     args = parser.parse_args()
     config = load_config(args.config, args.overrides)
-    require(config, "input", "encoder", "llm", "template", "precision", "normalizer", "tasks", "decoding", "decoding_batch")
+    require(
+        config,
+        "input",
+        "source_language",
+        "encoder",
+        "llm",
+        "template",
+        "precision",
+        "normalizer",
+        "tasks",
+        "decoding",
+        "decoding_batch",
+    )
     if config["input"] not in INPUTS:
         raise InputError(f"{args.config}: input '{config['input']}' is not one of {', '.join(INPUTS)}")
+    present = present_sets(args.data_dir, [name for task in config["tasks"].values() for name in task["sets"]])
     model = args.model or args.exp_dir / "model"
     if config["input"] == "whisper":
-        sets = dict.fromkeys(name for task in config["tasks"].values() for name in task["sets"])
-        jobs = [_job(args, name, "transcript", {"instruction": "", "reference": "text"}) for name in sets]
+        jobs = [_job(args, name, "transcript", {"instruction": "", "reference": "text"}) for name in dict.fromkeys(present)]
         _decode_all(jobs, config, model, args.ngpu, args.shard, _transcribe)
         if not all(job.output.exists() for job in jobs):
             log.info("other shards have not finished transcribing; run this shard again when they have")
             return
-    jobs = [_job(args, name, task, spec) for task, spec in config["tasks"].items() for name in spec["sets"]]
+    jobs = [_job(args, name, task, spec) for task, spec in config["tasks"].items() for name in spec["sets"] if name in present]
     _decode_all(jobs, config, model, args.ngpu, args.shard, _answer)
 
 
@@ -81,7 +93,7 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     else:
         settings |= {key: config[key] for key in ("template", "normalizer")} | {"llm": model_fingerprint(config["llm"])}
     if source == "whisper":
-        settings["recognizer"] = model_fingerprint(config["encoder"])
+        settings |= {"recognizer": model_fingerprint(config["encoder"]), "language": config["source_language"]}
     return settings
 
 
@@ -197,7 +209,11 @@ def _transcribe(
     whisper = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
     tokenizer = AutoTokenizer.from_pretrained(config["encoder"])
     window = STRIDE * whisper.config.max_source_positions
-    language = {"language": "en", "task": "transcribe"} if getattr(whisper.generation_config, "is_multilingual", False) else {}
+    options = {}
+    if getattr(whisper.generation_config, "is_multilingual", False):
+        options["task"] = "transcribe"
+        if config["source_language"] != "auto":
+            options["language"] = config["source_language"]
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
         references = read_table(job.folder / job.reference)
@@ -210,7 +226,7 @@ def _transcribe(
             padded = [mel.pad([f], n * window).view(n, window, -1) for f, n in zip(features, n_windows, strict=True)]
             inputs = torch.cat(padded).transpose(1, 2).to(device, whisper.dtype)
             with torch.inference_mode():
-                ids = whisper.generate(input_features=inputs, num_beams=1, do_sample=False, **language)
+                ids = whisper.generate(input_features=inputs, num_beams=1, do_sample=False, **options)
             texts = iter(tokenizer.batch_decode(ids, skip_special_tokens=True))
             rows = []
             for utt_id, n in zip(batch, n_windows, strict=True):

@@ -15,7 +15,7 @@ import torch
 
 from blsp import audio, command, mel
 from blsp.config import load_config, program_arguments, require
-from blsp.data_dir import Utterance, read_data_dir, write_table
+from blsp.data_dir import Utterance, present_sets, read_data_dir, write_table
 from blsp.files import InputError, atomic_write, fingerprint, read_json, write_json
 
 BLOCK = 500  # utterances in one archive: what a killed run loses at most, per process
@@ -27,7 +27,8 @@ def main() -> None:
     args = program_arguments("blsp.features", __doc__, "nj").parse_args()
     config = load_config(args.config, args.overrides)
     require(config, "train_sets", "dev_sets", "test_sets", "n_mels", "window", "compress_features")
-    for name in dict.fromkeys([*config["train_sets"], *config["dev_sets"], *config["test_sets"]]):
+    test_sets = present_sets(args.data_dir, config["test_sets"])
+    for name in dict.fromkeys([*config["train_sets"], *config["dev_sets"], *test_sets]):
         extract(args.data_dir / name, config["n_mels"], config["window"], config["compress_features"], args.nj)
 
 

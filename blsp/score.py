@@ -11,7 +11,7 @@ from typing import Any
 
 from blsp import command, metrics
 from blsp.config import load_config, program_arguments, require
-from blsp.data_dir import read_table
+from blsp.data_dir import present_sets, read_table
 from blsp.files import InputError, atomic_write, file_fingerprint, fingerprint, read_json, read_jsonl, write_json
 
 log = command.logger("score")
@@ -23,12 +23,12 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     require(config, "system", "input", "tasks", "scoring_normalizer")
     tasks = dict(config["tasks"])
+    present = present_sets(args.data_dir, [name for task in tasks.values() for name in task["sets"]])
     if config["input"] == "whisper":
-        sets = dict.fromkeys(name for task in tasks.values() for name in task["sets"])
-        tasks["transcript"] = {"sets": list(sets), "metric": "wer"}
+        tasks["transcript"] = {"sets": list(dict.fromkeys(present)), "metric": "wer"}
     scores = []
     for task, spec in tasks.items():
-        for name in spec["sets"]:
+        for name in (name for name in spec["sets"] if name in present):
             scores.append(score(args.exp_dir / "decode" / f"{name}.{task}", args.data_dir / name, task, spec, config))
     table = results(config["system"], scores)
     with atomic_write(args.exp_dir / "RESULTS.md") as f:
