@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from blsp.files import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Prompter:
 
     def content(self, transcript: str) -> list[int]:
         """Token ids of a transcript, as they stand between prefix and suffix; a space divides it from the instruction."""
-        return self._ids(self._space + transcript)
+        return self._ids(self._space + transcript) if transcript else []
 
     def text_prompt(self, instruction: str, transcript: str) -> list[int]:
         prompt = self.prompt(instruction)
@@ -89,12 +91,13 @@ class Prompter:
         return both[len(anchor) :]
 
     def _render(self, instruction: str) -> tuple[str, str]:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": f"{instruction} {CONTENT}"}],
-            chat_template=self._jinja,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        message = {"role": "user", "content": f"{instruction} {CONTENT}"}
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [message], chat_template=self._jinja, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as e:
+            raise InputError(f"template '{self.template}': {' '.join(str(e).split())}") from None
         before, mark, after = text.partition(CONTENT)
         if not mark:
             raise InputError(f"template '{self.template}' does not show the user's content")
