@@ -47,7 +47,7 @@ ESCAPE = 16  # characters; a literal, number or escape that the end of the buffe
 def parse(corpus_dir: Path) -> Sets:
     """Find the subsets by one pass over GigaSpeech.json, which also notes where each audio's entry lies.
 
-    The file has about 12 GB. With the places known, a small subset reads only its own entries, and no pass keeps more than
+    The file can have 12 GB. With the places known, a small subset reads only its own entries, and no pass keeps more than
     one entry in memory.
     """
     path = corpus_dir / "GigaSpeech.json"
