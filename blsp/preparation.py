@@ -88,7 +88,10 @@ def main(parse: Parser, description: str, argv: Sequence[str] | None = None) -> 
     max_seconds = load_config(args.config, args.overrides).get("window", WINDOW) if args.config else WINDOW
     if not isinstance(max_seconds, (int, float)) or not max_seconds > MIN_SECONDS:
         raise InputError(f"{args.config}: window '{max_seconds}' is not a number of seconds above {MIN_SECONDS}")
-    prepare(parse, args.corpus_dir, args.data_dir, max_seconds, args.nj, args.limit)
+    try:
+        prepare(parse, args.corpus_dir, args.data_dir, max_seconds, args.nj, args.limit)
+    except InputError as e:  # names of files and columns are data, and may hold line ends
+        raise InputError(data_dir.one_field(str(e))) from None
 
 
 def prepare(parse: Parser, corpus_dir: Path, data_dir: Path, max_seconds: float = WINDOW, nj: int = 1, limit: int = 0) -> None:

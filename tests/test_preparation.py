@@ -283,6 +283,15 @@ def test_what_a_parser_trips_over_is_one_line(corpus, tmp_path):
         assert not (tmp_path / "data").exists()
 
 
+def test_names_with_line_ends_stay_on_one_line(corpus, tmp_path):
+    def parse(_):
+        raise InputError("dev\u2028a\nb\udcef.tsv: is empty")
+
+    with pytest.raises(InputError) as raised:
+        preparation.main(parse, "", ["--corpus-dir", str(corpus), "--data-dir", str(tmp_path / "data")])
+    assert str(raised.value) == "dev a b?.tsv: is empty"
+
+
 def test_an_unwritable_data_directory_is_one_line(corpus, tmp_path):
     (tmp_path / "data").write_text("a file")
     with pytest.raises(InputError, match="cannot be written"):
