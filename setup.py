@@ -18,6 +18,7 @@ setup(
         "kaldiio==2.18.1",
         "hyperpyyaml==1.2.3",
         "numpy==2.4.6",
+        "pyyaml==6.0.3",
         "soundfile==0.14.0",
         "soxr==1.1.0",
         "whisper-normalizer==0.1.15",
