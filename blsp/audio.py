@@ -82,13 +82,15 @@ def _open(path: str | Path) -> _Stream:
     if status.st_size == 0:
         raise AudioError(path, "empty audio file")
     try:
-        return _Stream(os.fsencode(path))
-    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as e:
-        try:
-            with open(path, "rb") as f:
-                head = f.read(1024)
-        except OSError as e2:
-            raise AudioError(path, f"unreadable audio ({e2.strerror})") from None
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as e:
+        raise AudioError(path, f"unreadable audio ({e.strerror})") from None
+    try:
+        # Not by name: libsndfile takes macOS' `._a.mp3` beside a.mp3 for the resource fork of it, and refuses both.
+        return _Stream(descriptor)
+    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as e:  # the descriptor is closed
+        with open(path, "rb") as f:
+            head = f.read(1024)
         for magic, name in FOREIGN:
             if magic.search(head):
                 raise AudioError(path, f"undecodable audio: {name} is not supported; convert it to flac") from None
@@ -97,8 +99,7 @@ def _open(path: str | Path) -> _Stream:
 
 def _reason(e: Exception) -> str:
     text = " ".join(e.error_string.split()).strip(" :.") if isinstance(e, soundfile.LibsndfileError) else "unknown format"
-    # What libsndfile says of a file named .mp3 that holds no MPEG stream.
-    return "no MPEG stream" if text.startswith("File does not exist") else text
+    return "no audio format that is known" if text.startswith(("File does not exist", "Format not recognised")) else text
 
 
 def _blocks(f: _Stream, size: int) -> Iterator[np.ndarray]:

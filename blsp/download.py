@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_archives(path: Path, only: Sequence[str] = ()) -> list[Archive]:
     """The rows of an archives table, all or those whose `holds` is named. Raises InputError."""
+    if not path.exists():
+        readme = path.absolute().parents[1] / "README.md"
+        raise InputError(f"{path}: is not there: this corpus asks for a form or an agreement; {readme} says how to get it")
     archives = []
     for row in read_rows(path, columns=("url", "checksum", "root", "holds")):
         if row.fault:

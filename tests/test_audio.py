@@ -1,5 +1,7 @@
 """Decoding: true lengths, one rate, one channel, and a reason for whatever does not decode."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -137,3 +139,20 @@ def test_odd_file_names_and_a_dash(tmp_path, monkeypatch):
         soundfile.write(tmp_path / name, noise(0.2), RATE, format="WAV")
         assert probe(name).n_frames == 3200 and len(load(name)) == 3200
     assert not (tmp_path / "x").exists()
+
+
+def test_a_macos_file_beside_it(tmp_path):
+    path = write(tmp_path / "a.mp3", 0.5)
+    (tmp_path / "._a.mp3").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    assert probe(path).fault is None and len(load(path)) == pytest.approx(8000, abs=1200)
+
+
+def test_files_are_closed(tmp_path):
+    good = write(tmp_path / "a.flac", 0.2)
+    (tmp_path / "bad.flac").write_text("no audio" * 50)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        load(good)
+        with pytest.raises(AudioError):
+            probe(tmp_path / "bad.flac")
+    assert len(os.listdir("/proc/self/fd")) == before

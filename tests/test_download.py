@@ -247,6 +247,11 @@ def test_tables_that_are_wrong(tmp_path, row, message):
         download.read_archives(table(tmp_path / "archives.tsv", row))
 
 
+def test_a_corpus_without_a_table_says_where_to_ask(tmp_path):
+    with pytest.raises(InputError, match=f"this corpus asks for a form .*{tmp_path}/fsc/README.md says how"):
+        download.read_archives(tmp_path / "fsc" / "local" / "archives.tsv")
+
+
 def test_one_url(server, tmp_path):
     server.files = {"a b.json": b"[]"}
     server.files["a%20b.json"] = b"[]"
