@@ -25,7 +25,7 @@ absolute() { case "$1" in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; e
 config="$(absolute "$config")" data_dir="$(absolute "$data_dir")" exp="$(absolute "$exp_dir")/seed$seed"
 models="$here/models"
 [ "$from_scratch" = false ] || models="$(absolute "$exp_dir")/models"
-overrides+=(--seed="$seed" --encoder="$models/whisper-mini" --llm="$models/llama-mini")
+overrides=(--seed="$seed" --encoder="$models/whisper-mini" --llm="$models/llama-mini" "${overrides[@]}")
 recipe() { # recipe SYSTEM FIRST_STAGE LAST_STAGE [--KEY=VALUE ...]: what of these stages was asked for
     local first=$(($2 > stage ? $2 : stage)) last=$(($3 < stop_stage ? $3 : stop_stage))
     [ "$first" -le "$last" ] || return 0
