@@ -30,6 +30,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
+
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW = 2.0  # seconds, of the tiny Whisper
 RATE = 16000  # Hz
