@@ -26,7 +26,11 @@ from world import Sentence, sample_sentences
 MAX_SECONDS = 3.95  # the mini Whisper hears 4 s
 CHAPTER_SIZE = 40  # utterances
 ACCENTS = ("en-us", "gmw/en", "en-gb-x-rp")
-SEEN_VARIANTS = ("m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4")
+SEEN_VARIANTS = (
+    *("m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4"),
+    *("Andy", "Annie", "Michael", "Mike", "Alicia", "linda", "steph", "david", "edward", "benjamin"),
+)
+FEMALE_VARIANTS = ("f1", "f2", "f3", "f4", "f5", "Annie", "Alicia", "linda", "steph")
 SEEN_VOICES = tuple(f"{accent}+{variant}" for variant in SEEN_VARIANTS for accent in ACCENTS)
 UNSEEN_VOICES = ("en-us+m5", "gmw/en+f5", "en-gb-x-rp+m8", "en-us+f5")
 SEEN_RATES, SEEN_PITCHES = range(180, 221), range(30, 71)
@@ -45,9 +49,9 @@ class Split:
 
 SPLITS = (
     Split("train-clean-100", "train", 1001, SEEN_VOICES, SEEN_RATES, SEEN_PITCHES),
-    Split("dev-clean", "dev", 2001, SEEN_VOICES[::4], SEEN_RATES, SEEN_PITCHES),
+    Split("dev-clean", "dev", 2001, SEEN_VOICES[::7], SEEN_RATES, SEEN_PITCHES),
     Split("dev-other", "dev", 2501, UNSEEN_VOICES, UNSEEN_RATES, UNSEEN_PITCHES),
-    Split("test-clean", "test", 3001, SEEN_VOICES[::3], SEEN_RATES, SEEN_PITCHES),
+    Split("test-clean", "test", 3001, SEEN_VOICES[::5], SEEN_RATES, SEEN_PITCHES),
     Split("test-other", "test", 4001, UNSEEN_VOICES, UNSEEN_RATES, UNSEEN_PITCHES),
 )
 
@@ -164,7 +168,7 @@ def write_tables(out: Path, chapters: list[Chapter], n_instructions: int, seed: 
     lines = ["; Synthetic: NAME is an espeak-ng voice", ";ID  |SEX| SUBSET           |MINUTES| NAME"]
     for reader, chapter in sorted(readers.items()):
         voice = chapter.utterances[0].voice
-        sex = "F" if "+f" in voice else "M"
+        sex = "F" if voice.partition("+")[2] in FEMALE_VARIANTS else "M"
         size = sum(len(c.utterances) for c in chapters if c.reader == reader)
         lines.append(f"{reader:<5}| {sex} | {chapter.split:<17}| {size * 2.3 / 60:<6.2f}| {voice}")
     write_atomically(out / "LibriSpeech" / "SPEAKERS.TXT", "\n".join(lines) + "\n")
