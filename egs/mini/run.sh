@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+recipes=""               # names of further recipes, or all: these run in their corpora's layouts instead; see README.md
 config=conf/blsp.yaml    # the experiment
 from_scratch=false       # train the tiny Whisper and Llama anew (an hour) instead of taking those of models/
 train_utterances=8000    # sentences that are spoken for training
@@ -15,6 +16,7 @@ ngpu=0                   # processes of stages 2 to 4; 0 or 1: one process
 limit=0                  # utterances of each set that stage 0 keeps; 0: all
 exp_dir=exp              # where the experiments go
 data_dir=data            # where the data directories go
+model=""                 # what the evaluation recipes of --recipes decode with; empty: the model of this run
 dry_run=false            # print the commands instead of running them
 source ../../tools/parse_options.sh
 [ "$dry_run" = true ] || source ../../tools/setup.sh
@@ -39,6 +41,11 @@ step() { # step NAME COMMAND ...: runs it and notes how long it took
     "${@:2}"
     times+=("$1=$((SECONDS - begin))")
 }
+
+if [ -n "$recipes" ]; then
+    source local/recipes.sh
+    exit
+fi
 
 step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
 if [ "$from_scratch" = true ]; then

@@ -1,4 +1,4 @@
-"""GigaSpeech: long Ogg-Opus recordings and one JSON file. XS to XL are nested; the pauses of DEV and TEST are garbage segments."""
+"""GigaSpeech: long Ogg-Opus recordings and one JSON file. XS to XL are nested; pauses of DEV and TEST are garbage segments."""
 
 from __future__ import annotations
 
