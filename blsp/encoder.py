@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -38,7 +39,7 @@ class SpeechEncoder(nn.Module):
             if AutoConfig.from_pretrained(name).model_type != "whisper":
                 raise InputError(f"encoder: {name} is not a Whisper model")
             model = WhisperModel.from_pretrained(name, dtype=dtype)
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, SafetensorError) as e:
             raise InputError(f"encoder: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
         return cls(model.encoder, padding)
 
@@ -87,5 +88,5 @@ def load_recognizer(name: str, dtype: torch.dtype = torch.float32) -> WhisperFor
     """The whole Whisper, for the cascade Whisper+LLM (Section 4.2)."""
     try:
         return WhisperForConditionalGeneration.from_pretrained(name, dtype=dtype).eval()
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, SafetensorError) as e:
         raise InputError(f"encoder: {name} cannot be loaded ({str(e).splitlines()[0]})") from None

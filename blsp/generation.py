@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from blsp.files import InputError
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -19,6 +21,12 @@ class Decoding:
     top_p: float = 1.0
     num_beams: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1:
+            raise InputError(f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p in (0, 1]")
+        if self.temperature > 0 and self.num_beams > 1:
+            raise InputError(f"{self}: sampling (temperature above 0) goes with num_beams 1")
 
 
 @dataclass(frozen=True)
