@@ -12,7 +12,16 @@ import numpy as np
 import soundfile
 import soxr
 from espeak import SAMPLE_RATE
-from speak import SEEN_PITCHES, SEEN_RATES, SEEN_VOICES, UNSEEN_PITCHES, UNSEEN_RATES, UNSEEN_VOICES, worker_espeak
+from speak import (
+    FEMALE_VARIANTS,
+    SEEN_PITCHES,
+    SEEN_RATES,
+    SEEN_VOICES,
+    UNSEEN_PITCHES,
+    UNSEEN_RATES,
+    UNSEEN_VOICES,
+    worker_espeak,
+)
 from world import Sentence, stream_sentences
 
 MAX_SECONDS = 3.7  # of one utterance: the mini Whisper hears 4 s, and an mp3 is 0.05 s longer than what went in
@@ -172,4 +181,4 @@ def cased(words: str) -> str:
 
 
 def gender(voice: str) -> str:
-    return "female" if "+f" in voice else "male"
+    return "female" if voice.partition("+")[2] in FEMALE_VARIANTS else "male"

@@ -1,0 +1,195 @@
+"""egs/mini in the native layouts of the corpora: every recipe reads what its writer wrote, and no test leaks into training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, World, call
+from recipe_run import in_kaldi_form, rejected, table
+
+from blsp.normalization import lower
+
+MINI = ROOT / "egs" / "mini"
+sys.path.insert(0, str(MINI / "local"))
+
+import speak  # noqa: E402
+import speak_layouts  # noqa: E402
+from layouts import alpaca, fsc, snips, speech  # noqa: E402
+from layouts.chinese import chinese  # noqa: E402
+from lexicon import INTENTS  # noqa: E402
+from world import sample_sentences  # noqa: E402
+
+LIMIT = 2  # utterances of each split
+TRAINED = ("gigaspeech", "commonvoice")
+SPOKEN = [name for name in speak_layouts.NAMES if name != "alpaca"]
+EVALUATED = [name for name in SPOKEN if name not in TRAINED]
+TRAINING_SPLITS = {"train", "fine-tune"}
+DEV_SPLITS = {"dev", "valid", "Dev"}  # BSTC's dev is its test set
+# Set -> split of the writer, where the names differ.
+SPLIT_OF = {"TEST": "test", "DEV": "dev", "fine_tune": "fine-tune", "test_de": "Test", "dev_de": "Dev"}
+SPLIT_OF |= {f"{split}_en_de": split for split in ("train", "dev", "test")}
+SPLIT_OF |= {"tst_COMMON_en_de": "tst-COMMON", "tst_HE_en_de": "tst-HE"} | dict.fromkeys(("XS", "S", "M", "L", "XL"), "train")
+SMALL = ("--epochs=1", "--batch_size=2", "--generation.max_new_tokens=8", "--decoding.max_new_tokens=8", "--examples=1")
+
+
+def run(command: list[object], **options: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def write(out: Path, *options: object) -> str:
+    program = MINI / "local" / "speak_layouts.py"
+    return run([sys.executable, program, "--out", out, "--nj", 1, *options], cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("layouts")
+    write(out / "corpora", "--limit", LIMIT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(layouts: Path) -> Path:
+    """Stage 0 of every recipe, as a user calls it."""
+    for name in speak_layouts.NAMES:
+        options = ["--corpus-dir", layouts / "corpora" / name, "--data-dir", layouts / "data" / name, "--nj", 1]
+        stages = ["--config", MINI / "conf" / f"{name}.yaml", "--stage", 0, "--stop-stage", 0, "--limit", LIMIT]
+        run(["bash", ROOT / "recipes" / name / "run.sh", *options, *stages])
+        references = layouts / "corpora" / name / "references"
+        if references.is_dir():
+            program = MINI / "local" / "add_references.py"
+            run([sys.executable, program, "--references", references, "--data-dir", layouts / "data" / name])
+    return layouts / "data"
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_recipe_reads_what_was_spoken(data: Path, name: str) -> None:
+    recordings = speak_layouts.plan(name, limit=LIMIT).recordings
+    sets = [folder.parent for folder in (data / name).glob("*/utt2spk")]
+    assert sets
+    for folder in sets:
+        in_kaldi_form(folder)
+        split = SPLIT_OF.get(folder.name, folder.name)
+        said = [s for r in recordings if r.split == split for s in (r.spoken[1:] if name == "slue-voxceleb" else r.spoken)]
+        texts = [lower(text) for text in table(folder / "text").values()]
+        wanted = [lower(s.words) for s in said]
+        assert set(texts) <= set(wanted) if folder.name in ("XS", "S", "M", "L") else sorted(texts) == sorted(wanted), folder
+        assert all(float(duration) < 4 for duration in table(folder / "utt2dur").values())
+        # Only what the corpora reject by design: garbage segments, gaps between segments.
+        reasons = rejected(folder).values()
+        assert all(reason.startswith(("garbage segment", "a gap between segments")) for reason in reasons)
+
+
+def test_alpaca_keeps_every_row(data: Path) -> None:
+    rows = (data / "alpaca" / "alpaca.jsonl").read_text().splitlines()
+    assert len(rows) == min(alpaca.SIZES["instructions"], LIMIT)
+    assert all(json.loads(row).keys() == {"instruction", "output"} for row in rows)
+
+
+def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
+    sentences: dict[str, set[str]] = {"train": set(), "dev": set(), "test": set()}
+    voices: dict[str, set[str]] = {"train": set(), "dev": set(), "test": set()}
+    for name in SPOKEN:
+        for recording in speak_layouts.plan(name).recordings:
+            if recording.split in TRAINING_SPLITS:
+                use = "train"
+            else:
+                use = "dev" if recording.split in DEV_SPLITS and name != "bstc" else "test"
+            sentences[use] |= {spoken.sentence.text for spoken in recording.spoken}
+            voices[use] |= {spoken.voice.partition("+")[2] for spoken in recording.spoken}
+    for split in speak.SPLITS:
+        if split.sentences == "train":
+            chapters = speak.plan_split(split, 8000, seed=1)
+            sentences["train"] |= {utterance.sentence.text for chapter in chapters for utterance in chapter.utterances}
+            voices["train"] |= {voice.partition("+")[2] for voice in split.voices}
+    for one, other in itertools.combinations(sentences, 2):
+        assert not sentences[one] & sentences[other], f"{one} and {other} share sentences"
+    assert not voices["test"] & (voices["train"] | voices["dev"])
+
+
+def test_every_sentence_can_be_said_in_mandarin() -> None:
+    said = [chinese(sentence) for sentence in sample_sentences("test", 2000, "mandarin")]
+    assert sum(words is None for words in said) < 0.02 * len(said)
+
+
+def test_mappings_name_every_intent_of_the_world_and_every_label_of_the_corpora() -> None:
+    assert snips.INTENT_OF.keys() == fsc.ACTION_OF.keys() == set(INTENTS)
+    assert len(set(snips.INTENT_OF.values())) == 6
+    labels = {fsc.label(sentence) for sentence in sample_sentences("train", 3000, "labels")}
+    assert len(labels) == 19
+
+
+def test_utterance_is_said_faster_until_it_fits() -> None:
+    (group,) = speech.draw("test", 1, "long")
+    slow = speech.Spoken(group[0].sentence, f"{group[0].words} and {group[0].words}", group[0].voice, 80, 50)
+    assert len(speech.utter(slow)) <= speech.MAX_SECONDS * speech.SAMPLE_RATE
+
+
+def test_killed_run_goes_on_and_a_finished_one_writes_nothing(tmp_path: Path) -> None:
+    corpus = speak_layouts.plan("must-c", limit=LIMIT)
+    workshop = speak_layouts.open_workshop(corpus, tmp_path)
+    speak_layouts.speak(workshop, 0, corpus.recordings[0])  # killed here
+    spoken = workshop / "corpus" / corpus.recordings[0].path
+    before = spoken.stat().st_mtime_ns, spoken.stat().st_ino
+    arguments = ("--recipes", "must-c", "--limit", LIMIT)
+    assert "spoken now" in write(tmp_path, *arguments)
+    kept = tmp_path / "must-c" / corpus.recordings[0].path
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["must-c"]
+    assert "there already" in write(tmp_path, *arguments)
+    assert kept.stat().st_mtime_ns == before[0]
+
+
+@pytest.fixture(scope="module")
+def model(layouts: Path, data: Path, world: World) -> Path:
+    """Trained by recipes/gigaspeech on its layout, in a moment: the model that the evaluation recipes decode with."""
+    return stages("gigaspeech", layouts, world) / "model"
+
+
+def stages(name: str, layouts: Path, world: World, model: Path | None = None) -> Path:
+    """Stages 1 to 5, or 1, 4 and 5, of a recipe with the tiny models, in this process. Returns the experiment's folder."""
+    overrides = [f"--encoder={world.whisper}", f"--llm={world.llm}", *(SMALL if model is None else SMALL[-2:-1])]
+    common = ["--config", MINI / "conf" / f"{name}.yaml", "--data-dir", layouts / "data" / name]
+    exp = layouts / "exp" / name
+    call("features", *common, "--nj", 1, "--", *overrides)
+    if model is None:
+        call("continuation", *common, "--", *overrides)
+        call("train", *common, "--exp-dir", exp, "--", *overrides)
+    call("decode", *common, "--exp-dir", exp, "--model", model or exp / "model", "--", *overrides)
+    call("score", *common, "--exp-dir", exp, "--", *overrides)
+    return exp
+
+
+def test_gigaspeech_trains_on_its_layout(model: Path) -> None:
+    assert (model / "config.json").exists()
+    assert (model.parent / "decode" / "TEST.asr" / "score.json").exists()
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_evaluation_recipe_decodes_and_scores(name: str, layouts: Path, world: World, model: Path) -> None:
+    exp = stages(name, layouts, world, model)
+    scores = [json.loads(path.read_text()) for path in (exp / "decode").glob("*/score.json")]
+    assert scores and all(score["n"] == LIMIT for score in scores)
+
+
+@pytest.mark.slow
+def test_run_sh_runs_every_recipe(tmp_path: Path, model: Path) -> None:
+    options = ["--recipes", "all", "--exp-dir", tmp_path / "exp", "--data-dir", tmp_path / "data", "--limit", 8, "--nj", 1]
+    printed = run(["bash", MINI / "run.sh", *options, "--model", model])
+    assert all(f"| {name} " in printed for name in SPOKEN)
+
+
+def test_unknown_recipe_is_refused_in_one_line(tmp_path: Path) -> None:
+    program = MINI / "local" / "speak_layouts.py"
+    done = subprocess.run(
+        [sys.executable, program, "--out", tmp_path, "--recipes", "timit"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "'timit' is not one of all, gigaspeech" in done.stderr
