@@ -86,7 +86,10 @@ def share_work(work: Callable[..., None], args: tuple, ngpu: int, shard: str | N
             raise InputError(f"--shard {shard}: write I/N with 1 <= I <= N, such as 2/7")
         work(int(part) - 1, int(parts), device(), *args)
     elif ngpu > 1:
-        torch.multiprocessing.spawn(_shard, (work, ngpu, args), nprocs=ngpu)
+        try:
+            torch.multiprocessing.spawn(_shard, (work, ngpu, args), nprocs=ngpu)
+        except torch.multiprocessing.ProcessExitedException:
+            sys.exit(1)  # the process has said why
     else:
         work(0, 1, device(), *args)
 
