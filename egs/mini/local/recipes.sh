@@ -3,6 +3,8 @@
 
 names=(gigaspeech commonvoice must-c tedlium3 covost2 snips fsc slue-voxceleb bstc mslt alpaca)
 [ "$recipes" = all ] || read -ra names <<<"${recipes//,/ }"
+record=(--record .) # only whole runs of the default are recorded
+[ "$limit" = 0 ] && [ -z "$model" ] || record=()
 model="${model:-$exp/blsp/model}" # what the recipes decode with that train none
 for name in "${names[@]}"; do
     [[ "$name" =~ ^(gigaspeech|commonvoice|alpaca)$ || -d "$model" || "$dry_run" = true || "$stop_stage" -lt 4 ]] || {
@@ -28,7 +30,5 @@ for name in "${names[@]}"; do
     fi
     stages "$name" 1 5
 done
-record=()
-[ "$limit" -gt 0 ] || record=(--record .)
 [ "$stop_stage" -lt 5 ] ||
     run python local/recipe_scores.py --exp-dir "$exp/recipes" --recipes "${names[*]}" --seed "$seed" "${record[@]}"
