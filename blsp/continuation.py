@@ -43,7 +43,7 @@ def _behaviour(name: str, config: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"mix names '{name}', which is not among the behaviours: {', '.join(config['behaviours'])}")
     if spec.get("response") not in RESPONSES:
         raise InputError(f"behaviour '{name}': response '{spec.get('response')}' is not one of {', '.join(RESPONSES)}")
-    behaviour = {"name": name, "response": spec["response"], "instructions": _instructions(name, spec),
+    behaviour = {"name": name, "response": spec["response"], "instructions": instructions_of(name, spec),
                  "normalizer": config["normalizer"]}  # fmt: skip
     if spec["response"] == "generate":
         behaviour |= {"decoding": config["generation"], "refusals": config["refusals"]}
@@ -52,7 +52,7 @@ def _behaviour(name: str, config: dict[str, Any]) -> dict[str, Any]:
     return {**behaviour, "fingerprint": fingerprint(behaviour)}
 
 
-def _instructions(name: str, spec: dict[str, Any]) -> list[str]:
+def instructions_of(name: str, spec: dict[str, Any]) -> list[str]:
     """A behaviour's instruction, or those of its file, one a line."""
     if "instruction" in spec:
         return [spec["instruction"]]
