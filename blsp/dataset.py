@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch.utils.data import Dataset, Sampler
 
 from blsp import mel
 from blsp.adapter import adapter_length
+from blsp.ctc import Vocabulary
 from blsp.encoder import STRIDE
 from blsp.files import InputError, file_fingerprint, read_json
 from blsp.model import Batch
 from blsp.prompts import Prompter
 
 TARGETS = ("stop", "length")  # finish reasons of responses that are training targets
+UNFIT = "transcripts with more pieces than the speech has adapter states"  # no path of CTC leads through these
 
 
 class Lines:
@@ -50,17 +52,39 @@ class Lines:
         return {**self.__dict__, "_fd": None}  # each loader process opens the file itself
 
 
+def speech_length(n_frames: Any) -> Any:
+    """Speech embeddings that utterances of `n_frames` feature frames (an integer, or an array of them) become."""
+    return adapter_length((n_frames + STRIDE - 1) // STRIDE)
+
+
+def pairs_fingerprint(folder: Path, behaviour: str) -> list[str]:
+    """Changes when the features or responses of a data directory do. Raises InputError where a stage has not written them."""
+    path = folder / f"responses.{behaviour}.jsonl"
+    for file, stage in ((folder / "feats.scp", 1), (path, 2)):
+        if not file.exists():
+            raise InputError(f"{file}: is missing; run stage {stage}")
+    return [file_fingerprint(path), read_json(folder / "feats.json")["fingerprint"]]
+
+
+def read_targets(data_dir: Path, sets: Sequence[str], mix: Mapping[str, float]) -> Iterator[str]:
+    """The responses that are training targets."""
+    for behaviour in mix:
+        for name in sets:
+            lines = Lines(Path(data_dir) / name / f"responses.{behaviour}.jsonl")
+            rows = (json.loads(lines[i]) for i in range(len(lines)))
+            yield from (row["response"] for row in rows if row["finish_reason"] in TARGETS)
+
+
 class Pairs:
     """The (speech, response) pairs of one data directory under one behaviour.
 
+    fits: tells of a response and the number of its speech embeddings whether the pair can be trained on; None: all can.
     Raises InputError if features are missing or the responses do not cover the data directory, line by line.
     """
 
-    def __init__(self, folder: Path, behaviour: str):
+    def __init__(self, folder: Path, behaviour: str, fits: Callable[[str, int], bool] | None = None):
+        self.fingerprint = pairs_fingerprint(folder, behaviour)
         path = folder / f"responses.{behaviour}.jsonl"
-        for file, stage in ((folder / "feats.scp", 1), (path, 2)):
-            if not file.exists():
-                raise InputError(f"{file}: is missing; run stage {stage}")
         self.feats, self.responses = Lines(folder / "feats.scp"), Lines(path)
         n_frames = Lines(folder / "utt2num_frames")
         if not len(self.feats) == len(self.responses) == len(n_frames):
@@ -68,22 +92,27 @@ class Pairs:
         kept, frames, characters = [], [], []
         self.left_out: dict[str, int] = {}
         for i in range(len(self.feats)):
-            row = json.loads(self.responses[i])
+            try:
+                row = json.loads(self.responses[i])
+            except json.JSONDecodeError:
+                raise InputError(f"{path}:{i + 1}: is not JSON; remove the file and run stage 2 again") from None
             utt_id, _, length = n_frames[i].partition(" ")
             if not row["utt_id"] == utt_id == self.feats[i].partition(" ")[0]:
                 raise InputError(f"{path}:{i + 1}: '{row['utt_id']}' where '{utt_id}' was expected; run stages 1 and 2 again")
-            if row["finish_reason"] not in TARGETS:
-                self.left_out[row["finish_reason"]] = self.left_out.get(row["finish_reason"], 0) + 1
+            reason = row["finish_reason"]
+            if reason in TARGETS and fits and not fits(row["response"], int(speech_length(int(length)))):
+                reason = UNFIT
+            if reason not in TARGETS:
+                self.left_out[reason] = self.left_out.get(reason, 0) + 1
                 continue
             kept.append(i)
             frames.append(int(length))
             characters.append(len(row["response"]))
         self.lines = np.array(kept, dtype=np.int64)
         self.n_frames = np.array(frames, dtype=np.int64)
-        n_embeds = adapter_length((self.n_frames + STRIDE - 1) // STRIDE)
+        n_embeds = speech_length(self.n_frames)
         # Tokens that a pair brings into the LLM; of the response an estimate, four characters a token.
         self.n_tokens = n_embeds + np.array(characters, dtype=np.int64) // 4 + 1
-        self.fingerprint = [file_fingerprint(path), read_json(folder / "feats.json")["fingerprint"]]
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -95,20 +124,33 @@ class Pairs:
 
 
 class AlignmentData(Dataset):
-    """Pairs of several sets and behaviours. An item is not a pair but a Batch: its key is a tuple of pair numbers."""
+    """Pairs of several sets and behaviours. An item is not a pair but a Batch: its key is a tuple of pair numbers.
 
-    def __init__(self, data_dir: Path, sets: Sequence[str], mix: Mapping[str, float], prompter: Prompter):
-        self.prompter = prompter
+    prompter: the LLM's, or for CTC the vocabulary, which leaves pairs out that do not fit.
+    normalize: what an LLM that is its own teacher reads transcripts through; None: batches hold no transcripts.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        sets: Sequence[str],
+        mix: Mapping[str, float],
+        prompter: Prompter | Vocabulary,
+        normalize: Callable[[str], str] | None = None,
+    ):
+        self.prompter, self.normalize = prompter, normalize
+        fits = prompter.fits if isinstance(prompter, Vocabulary) else None
         self.behaviours = list(mix)
         self.pairs: list[Pairs] = []
         behaviour_of: list[int] = []
         for number, behaviour in enumerate(self.behaviours):
             for name in sets:
-                self.pairs.append(Pairs(Path(data_dir) / name, behaviour))
+                self.pairs.append(Pairs(Path(data_dir) / name, behaviour, fits))
                 behaviour_of.append(number)
         sizes = [len(p) for p in self.pairs]
         if not sum(sizes):
-            raise InputError(f"{data_dir}: no pair to train on in {', '.join(sets)}; see rejected.tsv and the responses")
+            reasons = sorted({reason for p in self.pairs for reason in p.left_out})
+            raise InputError(f"{data_dir}: no pair to train on in {', '.join(sets)}; all are left out: {', '.join(reasons)}")
         self.first = np.cumsum([0, *sizes])
         self.n_tokens = np.concatenate([p.n_tokens for p in self.pairs])
         self.n_frames = np.concatenate([p.n_frames for p in self.pairs])
@@ -123,15 +165,17 @@ class AlignmentData(Dataset):
         return round(float(self.n_frames.sum()) / mel.FRAMES_PER_SECOND / 3600, 3)
 
     def __getitem__(self, key: tuple[int, ...]) -> Batch:
-        features, prompts, responses = [], [], []
+        features, prompts, responses, transcripts = [], [], [], []
         for number in key:
             part = int(np.searchsorted(self.first, number, side="right")) - 1
             feats, row = self.pairs[part][number - int(self.first[part])]
             features.append(feats)
             prompts.append(self.prompter.prompt(row["instruction"]))
             responses.append(self.prompter.response(row["response"], ended=row["finish_reason"] == "stop"))
+            if self.normalize:
+                transcripts.append(self.prompter.content(self.normalize(row["transcript"])))
         n_frames = torch.tensor([len(f) for f in features])
-        return Batch(torch.cat(features), n_frames, prompts, responses)
+        return Batch(torch.cat(features), n_frames, prompts, responses, transcripts)
 
 
 class StepSampler(Sampler):

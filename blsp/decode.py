@@ -1,13 +1,16 @@
 """Stage 4: the test sets under every task's instruction (Section 5, Table 11).
 
-reads   the model (or, for the cascades, the LLM and the recognizer), DATA_DIR/SET/{feats.scp,text,...}
-writes  EXP_DIR/decode/SET.TASK/hyp.jsonl; for the cascade Whisper+LLM also EXP_DIR/decode/SET.transcript/hyp.jsonl
+reads   the model (or, for the cascades, the LLM and the recognizer; of CTC+LLM the model is the recognizer),
+        DATA_DIR/SET/{feats.scp,text,...}
+writes  EXP_DIR/decode/SET.TASK/hyp.jsonl; for a cascade also its transcripts, EXP_DIR/decode/SET.transcript/hyp.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,11 @@ from blsp.journal import Journal
 from blsp.model import BLSP, choose_dtype, load_llm
 from blsp.normalization import normalizer
 from blsp.prompts import Prompter
+from blsp.recognizer import Recognizer
 
 log = command.logger("decode")
-INPUTS = ("speech", "text", "whisper")
+RECOGNIZERS = ("whisper", "ctc")  # inputs of cascades: the LLM reads what they write
+INPUTS = ("speech", "text", *RECOGNIZERS)
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,13 @@ def main() -> None:
         "decoding",
         "decoding_batch",
     )
+    if config["input"] == "ctc":
+        require(config, "ctc_beam")
     if config["input"] not in INPUTS:
         raise InputError(f"{args.config}: input '{config['input']}' is not one of {', '.join(INPUTS)}")
     present = present_sets(args.data_dir, [name for task in config["tasks"].values() for name in task["sets"]])
     model = args.model or args.exp_dir / "model"
-    if config["input"] == "whisper":
+    if config["input"] in RECOGNIZERS:
         jobs = [_job(args, name, "transcript", {"instruction": "", "reference": "text"}) for name in dict.fromkeys(present)]
         _decode_all(jobs, config, model, args.ngpu, args.shard, _transcribe)
         if not all(job.output.exists() for job in jobs):
@@ -94,6 +101,8 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
         settings |= {key: config[key] for key in ("template", "normalizer")} | {"llm": model_fingerprint(config["llm"])}
     if source == "whisper":
         settings |= {"recognizer": model_fingerprint(config["encoder"]), "language": config["source_language"]}
+    if source == "ctc":
+        settings |= {"recognizer": model_fingerprint(model), "beam": config["ctc_beam"]}
     return settings
 
 
@@ -181,7 +190,7 @@ class _Speech:
 
 
 class _Text:
-    """Prompts whose content is a transcript: the reference (Text+LLM) or a recognizer's (Whisper+LLM)."""
+    """Prompts whose content is a transcript: the reference (Text+LLM) or a recognizer's (Whisper+LLM, CTC+LLM)."""
 
     def __init__(self, llm: Any, prompter: Prompter, normalize: Any):
         self.llm, self.prompter, self.normalize = llm, prompter, normalize
@@ -203,17 +212,14 @@ class _Text:
 
 
 def _transcribe(
-    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], _: Path
+    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
 ) -> None:
-    """The recognizer of the cascade: Whisper with its own decoder, greedy (Section 4.2)."""
-    whisper = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(config["encoder"])
-    window = STRIDE * whisper.config.max_source_positions
-    options = {}
-    if getattr(whisper.generation_config, "is_multilingual", False):
-        options["task"] = "transcribe"
-        if config["source_language"] != "auto":
-            options["language"] = config["source_language"]
+    """Let the recognizer of a cascade (Section 4.2) do every job."""
+    if config["input"] == "whisper":
+        transcribe: Callable[[list[torch.Tensor]], list[str]] = _Whisper(config, device).transcribe
+    else:
+        recognizer = Recognizer.from_pretrained(model, config["precision"], device)
+        transcribe = partial(recognizer.transcribe, beam=config["ctc_beam"])
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
         references = read_table(job.folder / job.reference)
@@ -221,19 +227,32 @@ def _transcribe(
         n_frames = {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items()}
         batches = _batches(n_frames, journal, config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: transcribing", "batch"):
-            features = [mel.read_features(places[u]) for u in batch]
-            n_windows = [-(-len(f) // window) for f in features]
-            padded = [mel.pad([f], n * window).view(n, window, -1) for f, n in zip(features, n_windows, strict=True)]
-            inputs = torch.cat(padded).transpose(1, 2).to(device, whisper.dtype)
-            with torch.inference_mode():
-                ids = whisper.generate(input_features=inputs, num_beams=1, do_sample=False, **options)
-            texts = iter(tokenizer.batch_decode(ids, skip_special_tokens=True))
-            rows = []
-            for utt_id, n in zip(batch, n_windows, strict=True):
-                text = " ".join(next(texts).strip() for _ in range(n))
-                rows.append(_row(job, utt_id, references, Generated(text, 0, "stop")))
-            journal.append(rows)
+            texts = transcribe([mel.read_features(places[u]) for u in batch])
+            journal.append(_row(job, u, references, Generated(t, 0, "stop")) for u, t in zip(batch, texts, strict=True))
         _finish(job, settings, journal)
+
+
+class _Whisper:
+    """Whisper with its own decoder, greedy, window by window."""
+
+    def __init__(self, config: dict[str, Any], device: str):
+        self.model = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(config["encoder"])
+        self.options = {}
+        if getattr(self.model.generation_config, "is_multilingual", False):
+            self.options["task"] = "transcribe"
+            if config["source_language"] != "auto":
+                self.options["language"] = config["source_language"]
+
+    @torch.inference_mode()
+    def transcribe(self, features: list[torch.Tensor]) -> list[str]:
+        window = STRIDE * self.model.config.max_source_positions
+        n_windows = [-(-len(f) // window) for f in features]
+        padded = [mel.pad([f], n * window).view(n, window, -1) for f, n in zip(features, n_windows, strict=True)]
+        inputs = torch.cat(padded).transpose(1, 2).to(self.model.device, self.model.dtype)
+        ids = self.model.generate(input_features=inputs, num_beams=1, do_sample=False, **self.options)
+        texts = iter(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        return [" ".join(next(texts).strip() for _ in range(n)) for n in n_windows]
 
 
 def _report_long(job: Job, n_frames: dict[str, int], encoder: SpeechEncoder) -> None:

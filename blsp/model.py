@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp import mel
 from blsp.adapter import Adapter
@@ -28,6 +29,7 @@ class Batch:
     n_frames: torch.Tensor  # (B,)
     prompts: list[Prompt]  # B, one for each utterance
     responses: list[list[int]]  # B, token ids, with the end of sequence where the response has ended
+    transcripts: list[list[int]] = field(default_factory=list)  # B, token ids, where the LLM is its own teacher; else none
 
     def to(self, device: torch.device | str) -> Batch:
         self.features = self.features.to(device, non_blocking=True)
@@ -46,24 +48,48 @@ def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
         raise InputError(f"precision: '{precision}' is not one of auto, bf16, float32") from None
 
 
+def llm_width(name: str) -> int:
+    """The size of an LLM's embeddings, d_llm, without loading it."""
+    try:
+        return AutoConfig.from_pretrained(name).get_text_config().hidden_size
+    except (OSError, ValueError) as e:
+        raise InputError(f"llm: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
+
+
 def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM and its tokenizer from a folder or hub name. Raises InputError where it cannot be loaded."""
     try:
         llm = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().requires_grad_(False)
         return llm, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, SafetensorError) as e:
         raise InputError(f"llm: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
 
 
 class BLSP(nn.Module):
-    """Speech encoder, adapter and LLM as one model; only the adapter is trained."""
+    """Speech encoder, adapter and LLM as one model; only the adapter is trained.
 
-    def __init__(self, encoder: SpeechEncoder, adapter: Adapter, llm: PreTrainedModel, prompter: Prompter):
+    kd_weight: share of the loss that is the divergence from what the LLM predicts given the transcript (not in the paper).
+    kd_temperature: divides the logits of both sides of that divergence.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        adapter: Adapter,
+        llm: PreTrainedModel,
+        prompter: Prompter,
+        kd_weight: float = 0.0,
+        kd_temperature: float = 2.0,
+    ):
         super().__init__()
+        if not (0 <= kd_weight <= 1 and kd_temperature > 0):
+            raise InputError(f"kd_weight {kd_weight} should be from 0 to 1, kd_temperature {kd_temperature} above 0")
         self.encoder = encoder.requires_grad_(False)
         self.adapter = adapter
         self.llm = llm.requires_grad_(False)
         self.prompter = prompter
+        self.kd_weight, self.kd_temperature = kd_weight, kd_temperature
+        self.reported: dict[str, torch.Tensor] = {}  # sums over the last batch's targets that belong beside its loss
         self._prefix_states: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def train(self, mode: bool = True) -> BLSP:
@@ -82,11 +108,7 @@ class BLSP(nn.Module):
 
         features (sum of n_frames, n_mels), n_frames (B,). Returns B tensors (n_embeds_i, d_llm) in the LLM's dtype.
         """
-        n_padded = self.encoder.padded_length(int(n_frames.max()))
-        padded = mel.pad(list(features.split(n_frames.tolist())), n_padded)  # (B, n_padded, n_mels)
-        with torch.no_grad():
-            states, n_states = self.encoder(padded, n_frames)  # (B, S, d_encoder), (B,)
-        embeds, n_embeds = self.adapter(states, n_states)  # (B, N, d_llm), (B,)
+        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features, n_frames)
         embeds = embeds.to(self.llm.dtype)
         return [row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True)]
 
@@ -97,14 +119,30 @@ class BLSP(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
         """Language modeling loss of the responses given the speech (Section 3, second step).
 
-        Returns the summed cross-entropy (scalar) and the number of target tokens.
+        Returns the summed loss (scalar) and the number of target tokens. With a kd_weight the loss in training is
+        (1 - kd_weight) * cross-entropy + kd_weight * kd_temperature^2 * divergence; elsewhere it is the cross-entropy alone,
+        which can be compared with that of other models.
         """
-        return self.response_loss(self.speech_embeds(batch.features, batch.n_frames), batch)
+        speech = self.speech_embeds(batch.features, batch.n_frames)
+        if not (self.training and self.kd_weight):
+            return self.response_loss(speech, batch)
+        logits = self.response_logits(speech, batch)
+        with torch.no_grad():
+            teacher = self.response_logits([self.word_embeds(ids) for ids in batch.transcripts], batch)
+        cross_entropy, n_targets = _cross_entropy(logits, batch)
+        kl = divergence(teacher, logits, self.kd_temperature)
+        self.reported = {"cross_entropy": cross_entropy.detach(), "kl": kl.detach()}
+        # The square keeps the gradient's size from shrinking as the temperature grows (Hinton et al. 2015).
+        return (1 - self.kd_weight) * cross_entropy + self.kd_weight * self.kd_temperature**2 * kl, n_targets
 
     def response_loss(self, contents: list[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, int]:
-        """Loss of the responses, given what stands between prefix and suffix of the prompts.
+        """Summed cross-entropy of the responses and their number of tokens, given what response_logits() is given."""
+        return _cross_entropy(self.response_logits(contents, batch), batch)
 
-        contents: B tensors (n_i, d_llm), of speech or of a transcript's words.
+    def response_logits(self, contents: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+        """(targets, vocabulary) float32 logits of all response tokens, one response behind the other.
+
+        contents: B tensors (n_i, d_llm), what stands between prefix and suffix of the prompts: speech or a transcript's words.
         """
         prefix = batch.prompts[0].prefix
         shared = all(p.prefix == prefix for p in batch.prompts)
@@ -129,9 +167,7 @@ class BLSP(nn.Module):
         ).last_hidden_state  # (B, L, d_llm)
         # Logits only where a response token is predicted: from the suffix' last token to the response's last but one.
         picked = torch.cat([row[n - len(r) : n] for row, n, r in zip(hidden, lengths, batch.responses, strict=True)])
-        targets = torch.tensor([token for r in batch.responses for token in r], device=self.device)
-        logits = self.llm.get_output_embeddings()(picked).float()  # (targets, vocabulary)
-        return nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets)
+        return self.llm.get_output_embeddings()(picked).float()
 
     def _prefix_cache(self, prefix: tuple[int, ...], batch: int) -> DynamicCache:
         """Keys and values of a prompt's constant beginning: computed once, the LLM being frozen."""
@@ -150,65 +186,119 @@ class BLSP(nn.Module):
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """The parameters that training changes, by name."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {name: value.detach() for name, value in self.state_dict().items() if name in trained}
+        return trained(self)
 
     def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restore trained_state(); a state that does not fit this model raises InputError."""
-        expected = self.trained_state()
-        if expected.keys() != state.keys() or any(expected[k].shape != state[k].shape for k in state):
-            raise InputError("the saved weights do not fit the model; was it trained with another encoder or LLM?")
-        self.load_state_dict(state, strict=False)
+        load_trained(self, state)
 
     def save_pretrained(self, folder: str | Path, encoder: str, llm: str, provenance: dict[str, Any]) -> None:
         """Write model.safetensors (what was trained) and config.json, which names encoder and LLM. Not the frozen parts."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / ".model.safetensors.part"
-        save_file({k: v.cpu().contiguous() for k, v in self.trained_state().items()}, beside)
-        os.replace(beside, folder / "model.safetensors")
-        adapter = self.adapter
-        write_json(
-            folder / "config.json",
-            {
-                "model_type": "blsp",
-                "encoder": _portable(encoder, folder),
-                "encoder_fingerprint": model_fingerprint(encoder),
-                "encoder_padding": self.encoder.padding,
-                "llm": _portable(llm, folder),
-                "llm_fingerprint": model_fingerprint(llm),
-                "template": self.prompter.template,
-                "adapter": {
-                    "d_encoder": self.encoder.d_model,
-                    "d_llm": adapter.norm.normalized_shape[0],
-                    "d_bottleneck": adapter.down.out_features,
-                },
-                "provenance": provenance,
-            },
-        )
+        template = {"template": self.prompter.template}
+        save_folder(folder, self, "blsp", {"encoder": encoder, "llm": llm}, template, provenance)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, precision: str = "auto", device: str = "cpu") -> BLSP:
         """A trained model with the encoder and LLM that its config.json names, in evaluation mode."""
         folder = Path(folder)
-        config = read_json(folder / "config.json")
-        if config.get("model_type") != "blsp":
-            raise InputError(f"{folder}/config.json: is not of a BLSP model; give the folder exp/NAME/model")
-        names = {}
-        for part in ("encoder", "llm"):
-            name = config[part]
-            names[part] = os.path.normpath(folder / name) if name.startswith("./") else name
-            if model_fingerprint(names[part]) != config[f"{part}_fingerprint"]:
-                raise InputError(f"{names[part]}: is missing or not the {part} that {folder} was trained with")
+        config, names = named_parts(folder, "blsp", "encoder", "llm")
         dtype = choose_dtype(precision, device)
         encoder = SpeechEncoder.from_pretrained(names["encoder"], config["encoder_padding"], dtype)
         llm, tokenizer = load_llm(names["llm"], dtype)
         model = cls(encoder, Adapter(**config["adapter"]), llm, Prompter(tokenizer, config["template"]))
-        try:
-            model.load_trained_state(load_file(folder / "model.safetensors"))
-        except OSError as e:
-            raise InputError(f"{folder}/model.safetensors: cannot be read ({e})") from None
+        load_weights(model, folder)
         return model.to(device).eval()
+
+
+def embed_speech(
+    encoder: SpeechEncoder, adapter: Adapter, features: torch.Tensor, n_frames: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """features (sum of n_frames, n_mels), n_frames (B,). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each."""
+    n_padded = encoder.padded_length(int(n_frames.max()))
+    padded = mel.pad(list(features.split(n_frames.tolist())), n_padded)  # (B, n_padded, n_mels)
+    with torch.no_grad():
+        states, n_states = encoder(padded, n_frames)  # (B, S, d_encoder), (B,)
+    return adapter(states, n_states)
+
+
+def _cross_entropy(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, int]:
+    targets = torch.tensor([token for r in batch.responses for token in r], device=logits.device)
+    return nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets)
+
+
+def divergence(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Summed Kullback-Leibler divergence of the teacher's next-token distributions from the student's.
+
+    teacher, student (targets, vocabulary): logits, divided by the temperature on both sides.
+    """
+    expected, given = (teacher / temperature).log_softmax(-1), (student / temperature).log_softmax(-1)
+    return nn.functional.kl_div(given, expected, reduction="sum", log_target=True)
+
+
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters of a model that training changes, by name."""
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: value.detach() for name, value in model.state_dict().items() if name in names}
+
+
+def load_trained(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Restore trained(); a state that does not fit this model raises InputError."""
+    expected = trained(model)
+    if expected.keys() != state.keys() or any(expected[k].shape != state[k].shape for k in state):
+        raise InputError("the saved weights do not fit the model; was it trained with another encoder or LLM?")
+    model.load_state_dict(state, strict=False)
+
+
+def save_folder(
+    folder: str | Path,
+    model: nn.Module,
+    model_type: str,
+    parts: dict[str, str],
+    settings: dict[str, Any],
+    provenance: dict[str, Any],
+) -> None:
+    """Write a model's folder: model.safetensors has what was trained, config.json names the frozen `parts` by path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / ".model.safetensors.part"
+    save_file({k: v.cpu().contiguous() for k, v in trained(model).items()}, beside)
+    os.replace(beside, folder / "model.safetensors")
+    config: dict[str, Any] = {"model_type": model_type}
+    for part, name in parts.items():
+        config |= {part: _portable(name, folder), f"{part}_fingerprint": model_fingerprint(name)}
+    adapter = {
+        "d_encoder": model.encoder.d_model,
+        "d_llm": model.adapter.norm.normalized_shape[0],
+        "d_bottleneck": model.adapter.down.out_features,
+    }
+    config |= {"encoder_padding": model.encoder.padding, **settings, "adapter": adapter, "provenance": provenance}
+    write_json(folder / "config.json", config)
+
+
+def named_parts(folder: Path, model_type: str, *parts: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config.json of a model's folder, and where the frozen parts that it names are.
+
+    Raises InputError where it is of another type of model, or a part is not the one that it was trained with.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != model_type:
+        kind = {"blsp": "a BLSP model", "blsp-ctc": "a CTC recognizer (objective: ctc)"}[model_type]
+        raise InputError(f"{folder}/config.json: is not of {kind}; give the folder exp/NAME/model")
+    names = {}
+    for part in parts:
+        name = config[part]
+        names[part] = os.path.normpath(folder / name) if name.startswith("./") else name
+        if model_fingerprint(names[part]) != config[f"{part}_fingerprint"]:
+            raise InputError(f"{names[part]}: is missing or not the {part} that {folder} was trained with")
+    return config, names
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """What save_folder() wrote to model.safetensors."""
+    try:
+        load_trained(model, load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{folder}/model.safetensors: cannot be read ({e})") from None
 
 
 def _portable(name: str, folder: Path) -> str:

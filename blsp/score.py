@@ -24,7 +24,7 @@ def main() -> None:
     require(config, "system", "input", "tasks", "scoring_normalizer")
     tasks = dict(config["tasks"])
     present = present_sets(args.data_dir, [name for task in tasks.values() for name in task["sets"]])
-    if config["input"] == "whisper":
+    if config["input"] not in ("speech", "text"):  # a cascade, whose recognizer has scores of its own
         tasks["transcript"] = {"sets": list(dict.fromkeys(present)), "metric": "wer"}
     scores = []
     for task, spec in tasks.items():

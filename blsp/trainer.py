@@ -19,7 +19,9 @@ from torch import distributed
 from torch.utils.tensorboard import SummaryWriter
 
 from blsp.dataset import StepSampler
+from blsp.files import InputError
 from blsp.model import BLSP, Batch
+from blsp.recognizer import Recognizer
 
 WHOLE = "WHOLE"  # written last into a checkpoint's directory
 
@@ -48,6 +50,8 @@ class SafeCheckpointer(Checkpointer):
 
 def schedule(name: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
     """Factor on the learning rate after n steps: linear warm-up, then constant, linear or cosine decay to zero."""
+    if name not in ("constant", "linear", "cosine"):
+        raise InputError(f"schedule: '{name}' is not one of constant, linear, cosine")
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -59,14 +63,15 @@ def schedule(name: str, warmup_steps: int, total_steps: int) -> Callable[[int], 
 
 
 class AlignmentBrain(sb.Brain):
-    """Trains what is trainable in a BLSP model. A batch of the loader is a whole optimizer step: this process' micro-batches.
+    """Trains what is trainable in a BLSP model or a recognizer.
 
+    A batch of the loader is a whole optimizer step: this process' micro-batches.
     Randomness (the adapter's noise) is seeded for each step, so that it needs no state in checkpoints.
     """
 
     def __init__(
         self,
-        model: BLSP,
+        model: BLSP | Recognizer,
         optimizer: Callable[..., torch.optim.Optimizer],
         sampler: StepSampler,
         epoch_counter: Iterable[int],
@@ -121,14 +126,17 @@ class AlignmentBrain(sb.Brain):
         if self.world_size > 1:
             distributed.all_reduce(n_targets)
         total = torch.zeros((), device=self.device)
+        beside: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(micro_batches):
             with self.no_sync(i + 1 < len(micro_batches)):
                 loss, _ = self.modules.blsp(batch.to(self.device))
                 # DDP averages gradients over processes; the loss is a sum.
                 (loss * self.world_size / n_targets).backward()
             total += loss.detach()
+            beside = {name: value + beside.get(name, 0.0) for name, value in self.model.reported.items()}
         if self.world_size > 1:
-            distributed.all_reduce(total)
+            for value in (total, *beside.values()):
+                distributed.all_reduce(value)
         loss = total / n_targets
         self.check_loss_isfinite(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.max_norm)
@@ -139,12 +147,14 @@ class AlignmentBrain(sb.Brain):
         self.scheduler.step()
         self.optimizer_step += 1
         self.sampler.done += 1
-        self._report(micro_batches, loss, norm, lr)
+        self._report(micro_batches, loss, norm, lr, {name: value / n_targets for name, value in beside.items()})
         if self.dev_interval and self.optimizer_step % self.dev_interval == 0:
             self.evaluate_dev(self, self.optimizer_step)
         return loss.cpu()
 
-    def _report(self, micro_batches: list[Batch], loss: torch.Tensor, norm: torch.Tensor, lr: float) -> None:
+    def _report(
+        self, micro_batches: list[Batch], loss: torch.Tensor, norm: torch.Tensor, lr: float, beside: dict[str, torch.Tensor]
+    ) -> None:
         step = self.optimizer_step
         self._pairs += self.world_size * sum(len(b.responses) for b in micro_batches)
         if step % self.log_interval and step != self.total_steps:
@@ -159,6 +169,7 @@ class AlignmentBrain(sb.Brain):
         )
         if self.writer is not None:
             values = {"loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "pairs_per_second": rate}
+            values |= {name: value.item() for name, value in beside.items()}
             for name, value in values.items():
                 self.writer.add_scalar(f"train/{name}", value, step)
 
