@@ -53,6 +53,7 @@ _parse_options() {
         else
             _refuse "option '$option' needs a value"
         fi
+        case "${!name}" in true | false) [[ "$value" =~ ^(true|false)$ ]] || _refuse "'$option' is neither true nor false" ;; esac
         # The script works in its own folder; a path means what it meant where the command was typed.
         case "$name" in
             *_dir | config | model) [[ -z "$value" || "$value" == /* ]] || value="$_called_from/$value" ;;
