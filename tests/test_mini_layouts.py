@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,19 @@ import speak  # noqa: E402
 import speak_layouts  # noqa: E402
 from layouts import alpaca, fsc, snips, speech  # noqa: E402
 from layouts.chinese import chinese  # noqa: E402
+from layouts.french import french  # noqa: E402
 from lexicon import INTENTS  # noqa: E402
-from world import sample_sentences  # noqa: E402
+from world import Sentence, sample_sentences  # noqa: E402
 
 LIMIT = 2  # utterances of each split
 TRAINED = ("gigaspeech", "commonvoice")
 SPOKEN = [name for name in speak_layouts.NAMES if name != "alpaca"]
 EVALUATED = [name for name in SPOKEN if name not in TRAINED]
 TRAINING_SPLITS = {"train", "fine-tune"}
-DEV_SPLITS = {"dev", "valid", "Dev"}  # BSTC's dev is its test set
+DEV_SPLITS = {"dev", "valid", "Dev_DE", "Dev_FR"}  # BSTC's dev is its test set
 # Set -> split of the writer, where the names differ.
-SPLIT_OF = {"TEST": "test", "DEV": "dev", "fine_tune": "fine-tune", "test_de": "Test", "dev_de": "Dev"}
+SPLIT_OF = {"TEST": "test", "DEV": "dev", "fine_tune": "fine-tune", "test_de": "Test_DE", "test_fr": "Test_FR"}
+SPLIT_OF |= {"dev_de": "Dev_DE", "dev_fr": "Dev_FR"}
 SPLIT_OF |= {f"{split}_en_de": split for split in ("train", "dev", "test")}
 SPLIT_OF |= {"tst_COMMON_en_de": "tst-COMMON", "tst_HE_en_de": "tst-HE"} | dict.fromkeys(("XS", "S", "M", "L", "XL"), "train")
 SMALL = ("--epochs=1", "--batch_size=2", "--generation.max_new_tokens=8", "--decoding.max_new_tokens=8", "--examples=1")
@@ -114,9 +117,16 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
     assert not voices["test"] & (voices["train"] | voices["dev"])
 
 
-def test_every_sentence_can_be_said_in_mandarin() -> None:
-    said = [chinese(sentence) for sentence in sample_sentences("test", 2000, "mandarin")]
+@pytest.mark.parametrize("say", [chinese, french])
+def test_sentences_can_be_said_in_other_languages(say: Callable[[Sentence], str | None]) -> None:
+    said = [say(sentence) for sentence in sample_sentences("test", 2000, "other languages")]
     assert sum(words is None for words in said) < 0.02 * len(said)
+
+
+def test_french_articles() -> None:
+    said = [french(sentence) for sentence in sample_sentences("train", 5000, "articles")]
+    assert not any(" de le " in words or " le é" in words or " la é" in words for words in said if words)
+    assert any("près du " in words for words in said if words) and any("près de l'église" in words for words in said if words)
 
 
 def test_mappings_name_every_intent_of_the_world_and_every_label_of_the_corpora() -> None:

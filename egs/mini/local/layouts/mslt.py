@@ -1,31 +1,40 @@
-"""MSLT: German and its translations, one folder per split; .snt files are UTF-16 with a byte-order mark and CRLF.
+"""MSLT: German and French with their translations, one folder per split and language.
 
-T1 has fillers and tags, T2 is fluent; some utterances have no T2. The translation is the world's sentence: lower case, no
-punctuation.
+The .snt files are UTF-16 with a byte-order mark and CRLF. T1 has fillers and tags, T2 is fluent; some utterances have no T2.
+The translation is the world's sentence: lower case, no punctuation.
 """
 
 from __future__ import annotations
 
 import codecs
 import random
+from collections.abc import Callable
 from pathlib import Path
 
+from world import Sentence
+
 from blsp.files import atomic_write
+from layouts.french import french
 from layouts.speech import Recording, Times, cased, clip, draw
 
-SIZES = {"Test": 60, "Dev": 20}
+SIZES = {"Test_DE": 60, "Dev_DE": 20, "Test_FR": 60, "Dev_FR": 20}
 PARTS = {"Test": "test", "Dev": "dev"}
 DATES = {"Test": "20160516", "Dev": "20160616"}
-ACCENT = "gmw/de"
+LANGUAGES: dict[str, tuple[str, Callable[[Sentence], str | None]]] = {  # accent of the voices, words
+    "DE": ("gmw/de", lambda sentence: sentence.german),
+    "FR": ("roa/fr", french),
+}
 WITHOUT_T2 = 10  # every so many utterances have only T1
 
 
 def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
     recordings = []
-    for split, part in PARTS.items():
-        groups = draw(part, sizes[split], f"mslt {seed}", words=lambda sentence: sentence.german, accent=ACCENT)
+    for split in SIZES:
+        kind, language = split.split("_")
+        accent, words = LANGUAGES[language]
+        groups = draw(PARTS[kind], sizes[split], f"mslt {language} {seed}", words=words, accent=accent)
         for number, (spoken,) in enumerate(groups, 1):
-            path = f"Data/MSLT_{split}_DE_{DATES[split]}/MSLT_{split}_DE_{number:04d}.T0.de.wav"
+            path = f"Data/MSLT_{split}_{DATES[kind]}/MSLT_{split}_{number:04d}.T0.{language.lower()}.wav"
             recordings.append(clip(split, path, spoken))
     return recordings
 
@@ -33,10 +42,10 @@ def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
 def describe(root: Path, recordings: list[Recording], times: list[Times]) -> None:
     for number, recording in enumerate(recordings, 1):
         spoken, path = recording.spoken[0], root / recording.path
-        stem = path.name.removesuffix(".T0.de.wav")
-        write_snt(path.with_name(f"{stem}.T1.de.snt"), spontaneous(spoken.words))
+        stem, language = path.name.split(".")[0], recording.split.split("_")[1].lower()
+        write_snt(path.with_name(f"{stem}.T1.{language}.snt"), spontaneous(spoken.words))
         if number % WITHOUT_T2:
-            write_snt(path.with_name(f"{stem}.T2.de.snt"), cased(spoken.words))
+            write_snt(path.with_name(f"{stem}.T2.{language}.snt"), cased(spoken.words))
         write_snt(path.with_name(f"{stem}.T3.en.snt"), spoken.sentence.text)
 
 
