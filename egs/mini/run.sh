@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipes=""               # names of further recipes, or all: these run in their corpora's layouts instead; see README.md
+systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pretrain, blsp_rp, blsp_kd, each by conf/NAME.yaml
 config=conf/blsp.yaml    # the experiment
 from_scratch=false       # train the tiny Whisper and Llama anew (an hour) instead of taking those of models/
 train_utterances=8000    # sentences that are spoken for training
@@ -31,7 +32,8 @@ overrides=(--seed="$seed" --encoder="$models/whisper-mini" --llm="$models/llama-
 recipe() { # recipe SYSTEM FIRST_STAGE LAST_STAGE [--KEY=VALUE ...]: what of these stages was asked for
     local first=$(($2 > stage ? $2 : stage)) last=$(($3 < stop_stage ? $3 : stop_stage))
     [ "$first" -le "$last" ] || return 0
-    run ../../recipes/librispeech/run.sh --corpus-dir "$here/corpora/LibriSpeech" --config "$config" --data-dir "$data_dir" \
+    case "$1" in text_llm | whisper_llm | blsp) local conf="$config" ;; *) local conf="$here/conf/$1.yaml" ;; esac
+    run ../../recipes/librispeech/run.sh --corpus-dir "$here/corpora/LibriSpeech" --config "$conf" --data-dir "$data_dir" \
         --exp-dir "$exp/$1" --nj "$nj" --ngpu "$ngpu" --limit "$limit" --stage "$first" --stop-stage "$last" \
         -- "${overrides[@]}" "${@:4}"
 }
@@ -55,9 +57,15 @@ fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"
 step features recipe blsp 1 1
-step continuations recipe blsp 2 2
-step training recipe blsp 3 3
-step evaluation recipe blsp 4 5
-step cascades recipe text_llm 4 5 --system=text_llm --input=text
-step cascades recipe whisper_llm 4 5 --system=whisper_llm --input=whisper
+[ "$systems" != all ] || systems="text_llm whisper_llm ctc_llm asr_pretrain blsp blsp_rp blsp_kd"
+for system in ${systems//,/ }; do
+    case "$system" in
+        text_llm | whisper_llm) step cascades recipe "$system" 4 5 --system="$system" --input="${system%_llm}" ;;
+        *)
+            step continuations recipe "$system" 2 2
+            step training recipe "$system" 3 3
+            step evaluation recipe "$system" 4 5
+            ;;
+    esac
+done
 run python local/summary.py --exp-dir "$(absolute "$exp_dir")" --seed "$seed" --data-dir "$data_dir" "${times[@]/#/--time=}"

@@ -14,8 +14,11 @@ from blsp.files import InputError, atomic_write, fingerprint, read_json, read_js
 
 HERE = Path(__file__).resolve().parent.parent
 COMMAND = "./egs/mini/run.sh"
-SYSTEMS = {"text_llm": "Text+LLM", "whisper_llm": "Whisper+LLM", "blsp": "BLSP"}
+SYSTEMS = {"text_llm": "Text+LLM", "whisper_llm": "Whisper+LLM", "ctc_llm": "CTC+LLM", "asr_pretrain": "ASR pretraining",
+           "blsp": "BLSP", "blsp_rp": "BLSP+RP", "blsp_kd": "BLSP-KD"}  # fmt: skip
 TASKS = {"asr": "repeating (WER)", "st_de": "translation (BLEU)", "ic": "intent (%)", "sa": "sentiment (%)"}
+BESIDE = (("the tiny Whisper's own", "whisper_llm", "transcript"), ("the CTC recognizer's own", "ctc_llm", "transcript"),
+          ("ASR pretraining's under a transcription instruction", "asr_pretrain", "asr_transcribe"))  # fmt: skip
 SETS = {"test_clean": "seen voices", "test_other": "unseen voices"}
 KEPT = ("system", "task", "set", "metric", "value", "n", "seed", "signature", "normalizer", "majority", "copy", "lenient",
         "no_label", "chrf", "command", "commit")  # fmt: skip
@@ -64,9 +67,10 @@ def collect(exp_dir: Path) -> Rows:
     for path in sorted(exp_dir.glob("seed*/*/decode/*/score.json")):
         score = read_json(path)
         seed = int(path.parents[3].name.removeprefix("seed"))
+        option = "" if score["system"] in ("text_llm", "whisper_llm", "blsp") else f" --systems {score['system']}"
         model = path.parents[2] / "model" / "config.json"
         commit = read_json(model)["provenance"]["commit"] if model.exists() else None
-        score |= {"seed": seed, "value": round(score[score["metric"]], 2), "command": f"{COMMAND} --seed {seed}",
+        score |= {"seed": seed, "value": round(score[score["metric"]], 2), "command": f"{COMMAND} --seed {seed}{option}",
                   "commit": commit}  # fmt: skip
         rows.append(
             {key: round(v, 2) if isinstance(v := score[key], float) else v for key in KEPT if score.get(key) is not None}
@@ -92,15 +96,15 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
     commits = ", ".join(sorted({r["commit"] for r in rows if "commit" in r})) or "unknown"
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
     n = max(r["n"] for r in rows)
-    own = [cell(value(rows, "whisper_llm", "transcript", s)[:1]) for s in SETS]
     signature = next((r["signature"] for r in rows if "signature" in r), "-")
 
     def both(system: str, task: str, key: str = "value", first: bool = False) -> str:
         """Scores for seen and for unseen voices."""
         return " / ".join(cell(value(rows, system, task, s, key)[: 1 if first else None]) for s in SETS)
 
+    scored = {r["system"] for r in rows}
     table = [["system", *TASKS.values()]]
-    table += [[title, *(both(system, task) for task in TASKS)] for system, title in SYSTEMS.items()]
+    table += [[title, *(both(system, task) for task in TASKS)] for system, title in SYSTEMS.items() if system in scored]
     baseline = ["majority label; source copied"]
     baseline += [both("text_llm", t, {"asr": "none", "st_de": "copy"}.get(t, "majority"), True) for t in TASKS]
     table.append(baseline)
@@ -109,7 +113,14 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     head = ["# The mini world", "", f"`{COMMAND} --seed {seed}`, commit {commits}; {told};", f"{n} utterances per cell:"
             " first with voices of the training set, then with voices, speeds and pitches that it has not.", ""]  # fmt: skip
-    tail = ["", f"The tiny Whisper's own WER: {' / '.join(own)}. BLEU: {signature}.", ""]
+    beside = [
+        f"{name} {both(system, task, first=system == 'whisper_llm')}" for name, system, task in BESIDE if system in scored
+    ]
+    tail = (
+        ["", f"WER beside the table: {'; '.join(beside)}. BLEU: {signature}.", ""]
+        if beside
+        else ["", f"BLEU: {signature}.", ""]
+    )
     if seconds:
         listed = ", ".join(f"{step} {s} s" for step, s in seconds.items())
         tail += [f"Time: {sum(seconds.values()) / 60:.1f} minutes ({listed}).", ""]
