@@ -3,8 +3,8 @@
 
 names=(gigaspeech commonvoice must-c tedlium3 covost2 snips fsc slue-voxceleb bstc mslt alpaca)
 [ "$recipes" = all ] || read -ra names <<<"${recipes//,/ }"
-record=(--record .) # only whole runs of the default are recorded
-[ "$limit" = 0 ] && [ -z "$model" ] || record=()
+record=(--record .) # only what the command in the record says:
+[ "$limit$model" = 0 ] && [ "${#overrides[@]}" = 3 ] || record=() # the whole, and no overrides but run.sh's own
 model="${model:-$exp/blsp/model}" # what the recipes decode with that train none
 for name in "${names[@]}"; do
     [[ "$name" =~ ^(gigaspeech|commonvoice|alpaca)$ || -d "$model" || "$dry_run" = true || "$stop_stage" -lt 4 ]] || {
