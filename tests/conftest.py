@@ -5,11 +5,20 @@ Everything is made here in seconds; nothing is downloaded.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import itertools
 import json
+import logging
+import os
 import random
+import re
+import shlex
+import shutil
+import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +39,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # that weights are equal to the bit is claimed of the CPU
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,60 +52,43 @@ OBJECTS = ("a red lamp", "the broken clock", "two green apples", "his letter", "
 PLACES = ("in the garden", "near the river", "behind the station", "at home")
 SENTENCES = [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, OBJECTS, PLACES)]
 
-YAML = """\
-system: tiny
-seed: 7
-corpus: {{name: tones, licence: none}}
-encoder: {whisper}
-encoder_padding: window
-llm: {llm}
-template: paper
-precision: auto
-d_bottleneck: 8
-noise: 0.0
-train_sets: [train_clean_100]
-dev_sets: [dev_clean]
-test_sets: [test_clean]
-window: 2.0
-n_mels: 80
-compress_features: false
-normalizer: whisper_english
-behaviours:
-  continuation:
-    instruction: Continue the following text.
-    response: generate
-  repetition:
-    instruction: Please repeat the following words.
-    response: transcript
-  transcription:
-    instructions: {instructions}
-    response: transcript
-mix: {{continuation: 1, repetition: 1}}
-generation: {{max_new_tokens: 12, temperature: 1.0, top_p: 0.9, num_beams: 1, seed: 0}}
-generation_batch: 5
-refusals: ["i'm sorry"]
-epochs: 2
-batch_size: 8
-max_tokens: 120
-optimizer: !name:torch.optim.AdamW
-  weight_decay: 0.05
-lr: 3.0e-3
-warmup_steps: 3
-schedule: cosine
-max_grad_norm: 1.0
-log_interval: 2
-dev_interval: 4
-checkpoint_interval: 2
-examples: 2
-loader_processes: 0
-input: speech
-decoding: {{max_new_tokens: 10, temperature: 0.0, top_p: 1.0, num_beams: 1, seed: 0}}
-decoding_batch: 3
-scoring_normalizer: whisper_english
-tasks:
+# What the tiny configuration changes in recipes/librispeech/conf/blsp.yaml.
+CHANGES = {
+    "system": "tiny",
+    "seed": "7",
+    "corpus": "{{name: tones, licence: none}}",
+    "encoder": "{whisper}",
+    "llm": "{llm}",
+    "d_bottleneck": "8",
+    "train_sets": "[train_clean_100]",
+    "dev_sets": "[dev_clean]",
+    "test_sets": "[test_clean]",
+    "window": "2.0",
+    "behaviours": """
+  continuation: {{instruction: Continue the following text., response: generate}}
+  repetition: {{instruction: Please repeat the following words., response: transcript}}
+  transcription: {{instructions: {instructions}, response: transcript}}""",
+    "mix": "{{continuation: 1, repetition: 1}}",
+    "generation": "{{max_new_tokens: 12, temperature: 1.0, top_p: 0.9, num_beams: 1, seed: 0}}",
+    "generation_batch": "5",
+    "refusals": '["i\'m sorry"]',
+    "epochs": "2",
+    "batch_size": "8",
+    "max_tokens": "120",
+    "lr": "3.0e-3",
+    "warmup_steps": "3",
+    "schedule": "cosine",
+    "log_interval": "2",
+    "dev_interval": "4",
+    "checkpoint_interval": "2",
+    "examples": "2",
+    "loader_processes": "0",
+    "decoding": "{{max_new_tokens: 10, temperature: 0.0, top_p: 1.0, num_beams: 1, seed: 0}}",
+    "decoding_batch": "3",
+    "tasks": """
   asr: {{sets: [test_clean], instruction: Please repeat the following words., reference: text, metric: wer}}
-  color: {{sets: [test_clean], instruction: Which color is named?, reference: text, metric: accuracy, labels: [red, green]}}
-"""
+  color: {{sets: [test_clean], instruction: Which color is named?, reference: text, metric: accuracy, labels: [red, green]}}""",
+}
 
 
 @dataclass(frozen=True)
@@ -233,7 +226,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     instructions.write_text("# a comment\nTranscribe the speech.\nWrite down what is said.\n\nWhich words are spoken?\n")
     whisper, llm = _whisper(folder / "whisper"), _llm(folder / "llm")
     config = folder / "tiny.yaml"
-    config.write_text(YAML.format(whisper=whisper, llm=llm, instructions=instructions))
+    text = (ROOT / "recipes/librispeech/conf/blsp.yaml").read_text()
+    for key, value in CHANGES.items():
+        block = f"{key}: {value.format(whisper=whisper, llm=llm, instructions=instructions)}\n"
+        text, found = re.subn(rf"(?ms)^{key}:.*?(?=^[^\s-]|\Z)", lambda _, block=block: block, text)
+        assert found == 1, key
+    config.write_text(text)
     return World(folder, whisper, llm, _corpus(folder / "LibriSpeech"), config)
 
 
@@ -256,21 +254,21 @@ def prepared(world: World) -> World:
 
 def prepare_corpus(corpus: Path, data: Path) -> None:
     """Stage 0 of recipes/librispeech, in this process."""
-    import importlib.util
-
     from blsp.preparation import prepare
 
-    path = ROOT / "recipes/librispeech/local/prepare.py"
-    spec = importlib.util.spec_from_file_location("librispeech_prepare", path)
+    prepare(load_file(ROOT / "recipes/librispeech/local/prepare.py").parse, corpus, data, WINDOW)
+
+
+def load_file(path: Path):
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    prepare(module.parse, corpus, data, WINDOW)
+    return module
 
 
 def call(program: str, *arguments: object) -> None:
     """Run the main function of a program of blsp in this process, as its command line would."""
-    import importlib
-
     before = sys.argv
     sys.argv = [f"{program}.py", *map(str, arguments)]
     try:
@@ -279,13 +277,91 @@ def call(program: str, *arguments: object) -> None:
         sys.argv = before
 
 
+def start(action: Callable[[], None], log: Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Start a process that does `action`, without the seconds that a new Python imports for. Returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        stream = open(log, "a", buffering=1)  # noqa: SIM115
+        sys.stdout = sys.stderr = stream
+        for name in list(logging.root.manager.loggerDict):
+            for handler in list(logging.getLogger(name).handlers):
+                if isinstance(handler, logging.FileHandler):
+                    logging.getLogger(name).removeHandler(handler)  # of an experiment of the parent
+                elif isinstance(handler, logging.StreamHandler):
+                    handler.setStream(stream)
+        os.environ.update(env or {})
+        os.chdir(cwd or os.getcwd())
+        action()
+        status = 0
+    except SystemExit as e:
+        status = e.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def wait(pid: int) -> int:
+    """The exit status of a process, -9 if it was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def run_program(program: str, *arguments: object, log: Path, patch: Callable[[], None] = lambda: None, **how: object) -> int:
+    """Run a program of blsp to its end in a process of its own, in which `patch` was called first. Returns its status."""
+    from blsp import command
+
+    importlib.import_module(f"blsp.{program}")  # here once, for all the processes to come
+
+    def action() -> None:
+        patch()
+        command.run(lambda: call(program, *arguments))
+
+    return wait(start(action, log, **how))
+
+
+def recipe(corpus: str, *arguments: object, log: Path) -> int:
+    """What a recipe's run.sh does: every command that it prints under --dry-run, until one fails. Returns its status."""
+    from blsp import command
+
+    folder = ROOT / "recipes" / corpus
+    shell = ["bash", folder / "run.sh", "--dry-run", *map(str, arguments)]
+    printed = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+    for line in printed.splitlines():
+        if not line.startswith("python "):
+            assert not line or line.startswith("=="), line
+            continue
+        _, *words = shlex.split(line)
+        if words[0] == "-m":
+            importlib.import_module(words[1])
+            action = lambda words=words: call(words[1].removeprefix("blsp."), *words[2:])  # noqa: E731
+        else:
+            action = lambda words=words: _call_file(words)  # noqa: E731
+        if status := wait(start(lambda action=action: command.run(action), log, cwd=folder)):
+            return status
+    return 0
+
+
+def _call_file(words: list[str]) -> None:
+    from blsp import preparation
+
+    module = load_file(Path(words[0]).resolve())
+    preparation.main(module.parse, module.__doc__, words[1:])
+
+
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[World], World]:
     """A function that copies a world's data directories, for tests that change them."""
-    import shutil
 
     def copy(world: World) -> World:
         shutil.copytree(world.data, tmp_path / "data")
         return replace(world, data=tmp_path / "data")
 
     return copy
+
+
+def mtimes(folder: Path, pattern: str = "**/*") -> dict[str, int]:
+    """When each file below a folder was written."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob(pattern) if p.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_empty_transcripts_and_refusals_are_named_and_no_targets(prepared: World
     write_table(bare.data / SET / "text", {**text, empty: "UM"})
     written = read_jsonl(prepared.data / SET / "responses.continuation.jsonl")
     start = written[3]["response"].lower()[:4]
-    call("continuation", *common(bare, f"--refusals=['{start}']") if "'" not in start else common(bare))
+    call("continuation", *common(bare, f"--refusals=[{json.dumps(start)}]"))
     rows = {r["utt_id"]: r for b in ("continuation",) for r in read_jsonl(bare.data / SET / f"responses.{b}.jsonl")}
     assert (rows[empty]["finish_reason"], rows[empty]["response"]) == ("empty", "")
     assert rows[refused]["finish_reason"] == "refusal"
