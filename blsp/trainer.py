@@ -14,7 +14,7 @@ from typing import Any
 import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from torch import distributed
 from torch.utils.tensorboard import SummaryWriter
 
@@ -36,6 +36,7 @@ class SafeCheckpointer(Checkpointer):
                 with open(path, "rb") as f:
                     os.fsync(f.fileno())
             (checkpoint.path / WHOLE).touch()
+        ddp_barrier()  # all processes list the same checkpoints before old ones are deleted
         return checkpoint
 
     def _list_checkpoint_dirs(self) -> list[Path]:
