@@ -189,8 +189,8 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
-def losses(exp_dir: Path) -> list[float]:
-    return [float(x) for x in re.findall(r"(?:dev loss|: loss) ([\d.]+)", (exp_dir / "train.log").read_text())]
+def losses_and_norms(exp_dir: Path) -> list[float]:
+    return [float(x) for x in re.findall(r"(?:loss|gradient norm) ([\d.]+)", (exp_dir / "train.log").read_text())]
 
 
 def test_two_processes_train_what_one_trains(prepared: World, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_two_processes_train_what_one_trains(prepared: World, tmp_path: Path) ->
         for rank in range(2)
     ]
     assert [wait(pid) for pid in pids] == [0, 0], (tmp_path / "rank1.log").read_text()
-    assert losses(together) == pytest.approx(losses(alone), abs=2e-4)
+    assert losses_and_norms(together) == pytest.approx(losses_and_norms(alone), abs=2e-3)
     for name, value in weights(together).items():
         torch.testing.assert_close(value, weights(alone)[name], atol=1e-4, rtol=1e-3)
 
@@ -224,7 +224,7 @@ def test_torchrun_trains_what_one_process_trains(prepared: World, tmp_path: Path
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "blsp.train"]
     arguments = ["--config", prepared.config, "--data-dir", prepared.data, "--exp-dir", together, "--", "--epochs=1"]
     subprocess.run([*torchrun, *arguments], check=True)
-    assert losses(together) == pytest.approx(losses(alone), abs=2e-4)
+    assert losses_and_norms(together) == pytest.approx(losses_and_norms(alone), abs=2e-3)
     for name, value in weights(together).items():
         torch.testing.assert_close(value, weights(alone)[name], atol=1e-4, rtol=1e-3)
 
