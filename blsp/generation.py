@@ -11,6 +11,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from blsp.files import InputError
 
+NUCLEUS = 256  # tokens that are looked at first
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -53,12 +55,17 @@ class _SampleRows(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (B, vocabulary) logits."""
         logits = scores.float() / self.decoding.temperature
-        if self.decoding.top_p < 1:
-            ordered, order = logits.softmax(-1).sort(-1, descending=True)
-            outside = ordered.cumsum(-1) - ordered >= self.decoding.top_p
-            logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
         uniform = torch.stack([torch.rand(logits.shape[1], generator=g, device=g.device) for g in self.generators])
-        return logits - (-uniform.clamp(min=1e-20).log()).log()
+        # The nucleus is small: sort all of the vocabulary only where its largest tokens do not hold it.
+        for n in (min(NUCLEUS, logits.shape[1]), logits.shape[1]):
+            largest, tokens = logits.topk(n, dim=-1)
+            share = (largest - logits.logsumexp(-1, keepdim=True)).exp()
+            before = share.cumsum(-1) - share
+            if self.decoding.top_p < 1 and bool((before[:, -1] >= self.decoding.top_p).all()):
+                break
+        noise = -(-uniform.gather(-1, tokens).clamp(min=1e-20).log()).log()
+        drawn = (largest + noise).masked_fill(before >= self.decoding.top_p, -torch.inf)
+        return torch.full_like(logits, -torch.inf).scatter(-1, tokens, drawn)
 
 
 @torch.inference_mode()

@@ -38,9 +38,7 @@ def test_references_without_a_word_are_not_scored() -> None:
 
 def test_wer_normalizes_both_sides() -> None:
     assert metrics.word_error_rate(["Twenty-one COLOURS!"], ["21 colors"], "whisper_english")["wer"] == 0
-    assert metrics.word_error_rate(["Twenty-one"], ["21"], "lower")["wer"] == pytest.approx(
-        100
-    )  # 1 sub, 1 del
+    assert metrics.word_error_rate(["Twenty-one"], ["21"], "lower")["wer"] == pytest.approx(100)  # 1 sub, 1 del
 
 
 def test_bleu_by_hand() -> None:

@@ -51,7 +51,8 @@ fi
 
 step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
 if [ "$from_scratch" = true ]; then
-    step whisper run python local/train_whisper.py --corpus corpora/LibriSpeech --out "$models/whisper-mini"
+    step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
+    step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --out "$models/whisper-mini"
     step llm run python local/train_llm.py --out "$models/llama-mini"
 fi
 step preparation recipe blsp 0 0

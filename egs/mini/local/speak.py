@@ -195,7 +195,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dev", type=int, default=200, help="utterances of dev-clean and of dev-other each")
     parser.add_argument("--test", type=int, default=400, help="utterances of test-clean and of test-other each")
     parser.add_argument("--instructions", type=int, default=10000, help="text instructions in instructions.json")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2, help="of the sentences; those of the tiny Whisper are of seed 1")
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     for name in ("train", "dev", "test", "instructions"):
