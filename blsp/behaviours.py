@@ -95,7 +95,7 @@ class _Writer:
         embed = self.llm.get_input_embeddings()
         ids = [self.prompter.text_prompt(row["instruction"], text) for row, text in full]
         prompts = [embed(torch.tensor(i, device=self.llm.device)) for i in ids]
-        decoding = Decoding(**behaviour["decoding"])
+        decoding = Decoding.from_settings(behaviour["decoding"])
         keys = [row["utt_id"] for row, _ in full]
         generated = generation.generate(self.llm, self.prompter.tokenizer, prompts, decoding, keys)
         for (row, _), g in zip(full, generated, strict=True):

@@ -7,13 +7,16 @@ import copy
 import io
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.tag import Tag
 
 from blsp.files import InputError
 
@@ -94,6 +97,32 @@ def require(config: dict[str, Any], *keys: str) -> None:
             raise InputError(f"the configuration has no '{key}'; see recipes/librispeech/conf/blsp.yaml for all keys")
 
 
+def dump(config: dict[str, Any], file: IO[str]) -> None:
+    """Write a configuration so that load_config reads it back, deferred names included."""
+
+    def tagged(value: Any) -> Any:
+        if isinstance(value, dict):
+            return CommentedMap((key, tagged(v)) for key, v in value.items())
+        if not callable(value):
+            return list(value) if isinstance(value, tuple) else value
+        target = getattr(value, "func", value)  # hyperpyyaml wraps the object in a partial
+        arguments = CommentedMap(getattr(value, "keywords", {}))
+        arguments.yaml_set_ctag(Tag(suffix=f"!name:{_public_name(target)}"))
+        return arguments
+
+    YAML().dump(tagged(config), file)
+
+
+def _public_name(target: Any) -> str:
+    """The shortest dotted path that leads to an object: torch.optim.AdamW, not torch.optim.adamw.AdamW."""
+    parts = target.__module__.split(".")
+    for n in range(1, len(parts)):
+        package = ".".join(parts[:n])
+        if getattr(sys.modules.get(package), target.__qualname__, None) is target:
+            return f"{package}.{target.__qualname__}"
+    return f"{target.__module__}.{target.__qualname__}"
+
+
 def plain(config: dict[str, Any]) -> dict[str, Any]:
     """A copy that JSON and YAML can hold: deferred names become their dotted path."""
 
@@ -104,7 +133,7 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
             return [convert(v) for v in value]
         if callable(value):
             target = getattr(value, "func", value)  # hyperpyyaml wraps the object in a partial
-            return {"!name": f"{target.__module__}.{target.__qualname__}", **convert(getattr(value, "keywords", {}))}
+            return {"!name": _public_name(target), **convert(getattr(value, "keywords", {}))}
         return copy.copy(value)
 
     return convert(dict(config))

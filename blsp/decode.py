@@ -8,6 +8,7 @@ writes  EXP_DIR/decode/SET.TASK/hyp.jsonl; for a cascade also its transcripts, E
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from transformers import AutoTokenizer
 from blsp import command, generation, mel
 from blsp.adapter import adapter_length
 from blsp.config import load_config, program_arguments, require
-from blsp.data_dir import present_sets, read_table
+from blsp.data_dir import read_table, task_sets
 from blsp.encoder import STRIDE, SpeechEncoder, load_recognizer
 from blsp.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json, read_jsonl, write_json
 from blsp.generation import Decoding, Generated
@@ -68,15 +69,23 @@ def main() -> None:
         require(config, "ctc_beam")
     if config["input"] not in INPUTS:
         raise InputError(f"{args.config}: input '{config['input']}' is not one of {', '.join(INPUTS)}")
-    present = present_sets(args.data_dir, [name for task in config["tasks"].values() for name in task["sets"]])
+    sets = task_sets(args.data_dir, config["tasks"])
+    for task, names in sets.items():
+        spec = config["tasks"][task]
+        if without := [s for s in spec["sets"] if (args.data_dir / s).is_dir() and s not in names]:
+            reference = spec["reference"]
+            log.info(f"{args.data_dir}: {', '.join(without)} has no table {reference}; the task {task} is passed over there")
     model = args.model or args.exp_dir / "model"
     if config["input"] in RECOGNIZERS:
-        jobs = [_job(args, name, "transcript", {"instruction": "", "reference": "text"}) for name in dict.fromkeys(present)]
+        jobs = [
+            _job(args, name, "transcript", {"instruction": "", "reference": "text"})
+            for name in dict.fromkeys(itertools.chain(*sets.values()))
+        ]
         _decode_all(jobs, config, model, args.ngpu, args.shard, _transcribe)
         if not all(job.output.exists() for job in jobs):
             log.info("other shards have not finished transcribing; run this shard again when they have")
             return
-    jobs = [_job(args, name, task, spec) for task, spec in config["tasks"].items() for name in spec["sets"] if name in present]
+    jobs = [_job(args, name, task, spec) for task, spec in config["tasks"].items() for name in sets[task]]
     _decode_all(jobs, config, model, args.ngpu, args.shard, _answer)
 
 
@@ -87,8 +96,6 @@ def _job(args: argparse.Namespace, name: str, task: str, spec: dict[str, Any]) -
 
 def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     """What the hypotheses of a job depend on."""
-    if not (job.folder / job.reference).exists():
-        raise InputError(f"{job.folder / job.reference}: is missing; the task {job.name} has its references there")
     data = {name: file_fingerprint(job.folder / name) for name in ("text", job.reference)}
     source = config["input"]
     settings = {"instruction": job.instruction, "input": source, "data": data, "decoding": config["decoding"],
@@ -114,6 +121,7 @@ def _decode_all(jobs: list[Job], config: dict[str, Any], model: Path, ngpu: int,
         if job.output.exists() and info.exists() and read_json(info)["fingerprint"] == fingerprint(settings):
             log.info(f"{job.output}: hypotheses are there")
         else:
+            info.unlink(missing_ok=True)  # a kill must not leave it beside other hypotheses
             pending.append((job, settings))
     if pending:
         command.share_work(work, (pending, config, model), ngpu, shard)
@@ -148,7 +156,7 @@ def _answer(
     shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
 ) -> None:
     """Let the LLM do every job, from speech or from transcripts."""
-    decoding = Decoding(**config["decoding"])
+    decoding = Decoding.from_settings(config["decoding"])
     if config["input"] == "speech":
         blsp = BLSP.from_pretrained(model, config["precision"], device)
         source: _Speech | _Text = _Speech(blsp)

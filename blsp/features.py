@@ -44,6 +44,7 @@ def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -
     if info.exists() and (folder / "feats.scp").exists() and read_json(info).get("fingerprint") == done:
         log.info(f"{folder}: features of {len(utterances)} utterances are there")
         return
+    info.unlink(missing_ok=True)  # a kill must not leave it beside other features
     blocks = [utterances[i : i + BLOCK] for i in range(0, len(utterances), BLOCK)]
     jobs = [(folder, i, block, settings, done) for i, block in enumerate(blocks)]
     scp: dict[str, str] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,15 @@ class Decoding:
     top_p: float = 1.0
     num_beams: int = 1
     seed: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
+        """Of a configuration's mapping. Raises InputError for a key that means nothing."""
+        try:
+            return cls(**settings)
+        except TypeError:
+            known = ", ".join(field.name for field in fields(cls))
+            raise InputError(f"decoding settings {dict(settings)}: the keys are {known}") from None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1:

@@ -16,14 +16,13 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from ruamel.yaml import YAML
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from blsp import command, generation, mel
 from blsp.adapter import Adapter
 from blsp.audio import SAMPLE_RATE, load
-from blsp.config import load_config, plain, program_arguments, require
+from blsp.config import dump, load_config, plain, program_arguments, require
 from blsp.ctc import Vocabulary, train_vocabulary
 from blsp.data_dir import read_data_dir, read_table
 from blsp.dataset import AlignmentData, StepSampler, pairs_fingerprint, read_targets
@@ -149,7 +148,7 @@ def _begin(exp_dir: Path, settings: dict[str, Any], config: dict[str, Any]) -> N
             shutil.rmtree(exp_dir / name, ignore_errors=True)
         write_json(marker, fingerprint(settings))
     with atomic_write(exp_dir / "config.yaml") as f:
-        YAML().dump(plain(config), f)
+        dump(config, f)
 
 
 def _settings(config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
@@ -212,7 +211,7 @@ class _Examples:
 
     def __init__(self, config: dict[str, Any], data_dir: Path, writer: SummaryWriter):
         self.writer, self.tasks = writer, config["tasks"]
-        self.decoding = Decoding(**{**config["generation"], "temperature": 0.0})
+        self.decoding = Decoding.from_settings({**config["generation"], "temperature": 0.0})
         folder = data_dir / config["dev_sets"][0]
         self.utterances = read_data_dir(folder)[: config["examples"]]
         places = read_table(folder / "feats.scp")

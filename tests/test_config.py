@@ -146,7 +146,7 @@ def test_plain_values_can_be_written_and_do_not_depend_on_the_order_of_keys(conf
 
     values = plain(load_config(config))
     assert json.loads(json.dumps(values)) == values
-    assert values["optimizer"] == {"!name": "torch.optim.adamw.AdamW", "weight_decay": 0.05}
+    assert values["optimizer"] == {"!name": "torch.optim.AdamW", "weight_decay": 0.05}
     blocks = [b for b in TEXT.split("\n") if b]
     shuffled = [*blocks[-2:], *blocks[:-2][::-1]]
     (tmp_path / "b.yaml").write_text("\n".join(shuffled) + "\n")
