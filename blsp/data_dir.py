@@ -124,34 +124,6 @@ def read_data_dir(folder: str | Path) -> list[Utterance]:
     return utterances
 
 
-def present_sets(parent: str | Path, names: Iterable[str]) -> list[str]:
-    """Those of the test sets `names` that stage 0 has prepared; a corpus may lack some of its splits and directions.
-
-    Raises InputError if none is there.
-    """
-    names = list(dict.fromkeys(names))
-    present = [name for name in names if (Path(parent) / name).is_dir()]
-    if names and not present:
-        raise InputError(f"{parent}: holds none of {', '.join(names)}; {REDO}")
-    return present
-
-
-def task_sets(parent: str | Path, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """For each task the sets that are prepared and have its references.
-
-    Raises InputError if none of all the sets is there, or no task has references.
-    """
-    present = present_sets(parent, [name for task in tasks.values() for name in task["sets"]])
-    found = {
-        name: [s for s in task["sets"] if s in present and (Path(parent) / s / task["reference"]).exists()]
-        for name, task in tasks.items()
-    }
-    if not any(found.values()):
-        tables = ", ".join(dict.fromkeys(task["reference"] for task in tasks.values()))
-        raise InputError(f"{parent}: no test set has references ({tables}); {REDO}")
-    return found
-
-
 def same_keys(path: Path, table: Mapping[str, str], other_name: str, other: Mapping[str, Any]) -> None:
     """Raise InputError, naming the line of `path`, unless both tables have the same keys."""
     if table.keys() == other.keys():

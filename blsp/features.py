@@ -15,8 +15,9 @@ import torch
 
 from blsp import audio, command, mel
 from blsp.config import load_config, program_arguments, require
-from blsp.data_dir import Utterance, present_sets, read_data_dir, write_table
+from blsp.data_dir import Utterance, read_data_dir, write_table
 from blsp.files import InputError, atomic_write, fingerprint, read_json, write_json
+from blsp.tasks import present_sets
 
 BLOCK = 500  # utterances in one archive: what a killed run loses at most, per process
 LOSSY = 2  # kaldiio's compression method "kSpeechFeature": 8 bits, per-column quantiles

@@ -11,8 +11,9 @@ from typing import Any
 
 from blsp import command, metrics
 from blsp.config import load_config, program_arguments, require
-from blsp.data_dir import present_sets, read_table
+from blsp.data_dir import read_table
 from blsp.files import InputError, atomic_write, file_fingerprint, fingerprint, read_json, read_jsonl, write_json
+from blsp.tasks import present_sets
 
 log = command.logger("score")
 METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy"}
