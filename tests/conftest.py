@@ -287,11 +287,13 @@ def start(action: Callable[[], None], log: Path, env: dict[str, str] | None = No
         stream = open(log, "a", buffering=1)  # noqa: SIM115
         sys.stdout = sys.stderr = stream
         for name in list(logging.root.manager.loggerDict):
-            for handler in list(logging.getLogger(name).handlers):
-                if isinstance(handler, logging.FileHandler):
-                    logging.getLogger(name).removeHandler(handler)  # of an experiment of the parent
-                elif isinstance(handler, logging.StreamHandler):
+            handlers = [h for h in logging.getLogger(name).handlers if isinstance(h, logging.StreamHandler)]
+            consoles = [h for h in handlers if not isinstance(h, logging.FileHandler)]
+            for handler in handlers:
+                if handler in consoles[:1]:
                     handler.setStream(stream)
+                else:  # of an experiment of the parent, or of its test runner
+                    logging.getLogger(name).removeHandler(handler)
         os.environ.update(env or {})
         os.chdir(cwd or os.getcwd())
         action()
