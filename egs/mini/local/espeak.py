@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 SAMPLE_RATE = 16000  # Hz
-RETRIEVAL = 1  # espeak_AUDIO_OUTPUT: samples go to the callback, not to a sound card
+SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: samples go to the callback; the mode RETRIEVAL polls a thread, 8 times slower
 RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
 CHARS_UTF8 = 1
 SILENCE = 0.01  # of the largest amplitude
@@ -28,7 +28,7 @@ class Espeak:
     def __init__(self) -> None:
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         self.data = Path(espeakng_loader.get_data_path())
-        self.native_rate = self.library.espeak_Initialize(RETRIEVAL, 0, str(self.data).encode(), 0)
+        self.native_rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, str(self.data).encode(), 0)
         if self.native_rate <= 0:
             raise EspeakError(f"espeak_Initialize failed with {self.native_rate} on {self.data}")
         self.chunks: list[np.ndarray] = []
