@@ -4,7 +4,7 @@
 Writes OUT/LibriSpeech/{SPEAKERS.TXT,CHAPTERS.TXT,SPLIT/READER/CHAPTER/{*.flac,*.trans.txt}}, the references of the tasks
 OUT/references/SPLIT/{translation.de,intent,sentiment} (lines of `utt_id value`) and text instructions for the LLM in
 Alpaca's format, OUT/instructions.json. test-clean has the voices of train-clean-100; test-other has voices, speeds and
-pitches that training never has, and so has dev-other.
+pitches that training never has; so has dev-other, with voices of its own.
 A run that was killed goes on where it stopped.
 """
 
@@ -30,9 +30,10 @@ SEEN_VARIANTS = (
     *("m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4"),
     *("Andy", "Annie", "Michael", "Mike", "Alicia", "linda", "steph", "david", "edward", "benjamin"),
 )
-FEMALE_VARIANTS = ("f1", "f2", "f3", "f4", "f5", "Annie", "Alicia", "linda", "steph")
+FEMALE_VARIANTS = ("f1", "f2", "f3", "f4", "f5", "Annie", "Alicia", "linda", "steph", "belinda")
 SEEN_VOICES = tuple(f"{accent}+{variant}" for variant in SEEN_VARIANTS for accent in ACCENTS)
 UNSEEN_VOICES = ("en-us+m5", "gmw/en+f5", "en-gb-x-rp+m8", "en-us+f5")
+UNSEEN_DEV_VOICES = ("en-gb-x-rp+adam", "gmw/en+belinda", "en-us+robert", "gmw/en+pablo")
 SEEN_RATES, SEEN_PITCHES = range(180, 221), range(30, 71)
 UNSEEN_RATES, UNSEEN_PITCHES = (*range(170, 180), *range(221, 231)), (*range(22, 30), *range(71, 79))
 
@@ -50,7 +51,7 @@ class Split:
 SPLITS = (
     Split("train-clean-100", "train", 1001, SEEN_VOICES, SEEN_RATES, SEEN_PITCHES),
     Split("dev-clean", "dev", 2001, SEEN_VOICES[::7], SEEN_RATES, SEEN_PITCHES),
-    Split("dev-other", "dev", 2501, UNSEEN_VOICES, UNSEEN_RATES, UNSEEN_PITCHES),
+    Split("dev-other", "dev", 2501, UNSEEN_DEV_VOICES, UNSEEN_RATES, UNSEEN_PITCHES),
     Split("test-clean", "test", 3001, SEEN_VOICES[::5], SEEN_RATES, SEEN_PITCHES),
     Split("test-other", "test", 4001, UNSEEN_VOICES, UNSEEN_RATES, UNSEEN_PITCHES),
 )

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Trains the mini Whisper from scratch on the spoken mini world; writes a WhisperForConditionalGeneration folder.
 
-Loss: cross-entropy of the decoder + 3 x CTC over characters on the encoder, without which it learns to align late or
-never, and later + CTC over words on every state, so that the encoder's output tells words apart; both heads go. Settings
-were chosen on the development sets; test sets are only reported.
+Loss: cross-entropy of the decoder + 10 x CTC over characters on the encoder's states up to the audio's end; the CTC head
+goes. The CTC matters more than the decoder: an encoder that is trained by little of it, or over the padding as well, lets the
+decoder guess from the grammar, and an adapter that has no grammar then cannot tell words apart. Settings were chosen on the
+development sets; test sets are only reported. A run that was killed goes on from its last checkpoint.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import soundfile
 import torch
+from checkpoint import Checkpoint
 from jiwer import wer
 from model_card import write_card
 from torch import nn
@@ -35,10 +37,9 @@ from whisper_data import (
 )
 
 log = logging.getLogger("train_whisper")
-CHARACTER_WEIGHT = 3.0
-WORD_WEIGHT = 10.0  # from when the characters are known: word-level CTC alone stalls
-SHARPNESS = 5.0  # of the softmax over words; so low that only a state that equals its word's code is sure
-BLANK = -7.0  # log probability of no word
+DEV_UTTERANCES = 100  # of each dev set, while training
+CHECK_EVERY = 300  # steps
+CHARACTER_WEIGHT = 10.0
 
 
 def build_model(args: argparse.Namespace, tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
@@ -90,26 +91,11 @@ def augment(features: torch.Tensor) -> torch.Tensor:
     return features + 0.05 * torch.randn(n, 1, 1) + 0.05 * torch.rand(n, 1, 1) * torch.randn(features.shape)
 
 
-def ctc(logits: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
-    """CTC loss per symbol; logits (B, T, symbols), blank is 0."""
-    n_frames = torch.full((len(targets),), logits.shape[1])
+def ctc(logits: torch.Tensor, n_states: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
+    """CTC loss per symbol; logits (B, S, symbols), blank is 0; n_states (B,) up to the audio's end."""
     n_symbols = torch.tensor([len(target) for target in targets])
     log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
-    return functional.ctc_loss(log_probabilities, torch.cat(targets), n_frames, n_symbols)
-
-
-def word_loss(states: torch.Tensor, codes: torch.Tensor, targets: list[torch.Tensor], n_states: torch.Tensor) -> torch.Tensor:
-    """CTC over words per state; states (B, T, d), codes (words, d) of length 1, n_states (B,) up to the audio's end.
-
-    CTC lets one state tell a word and the others nothing. Here the blank is dear and every word has a fixed code, so that
-    all states of a word say which it is, as those of a large encoder do; the adapter then learns words from them quickly.
-    """
-    likeness = functional.normalize(states.float(), dim=-1) @ codes.T
-    log_probabilities = (SHARPNESS * likeness).log_softmax(-1)
-    log_probabilities = functional.pad(log_probabilities, (1, 0), value=BLANK).transpose(0, 1)
-    n_words = torch.tensor([len(target) for target in targets])
-    loss = functional.ctc_loss(log_probabilities, torch.cat(targets), n_states, n_words, reduction="none")
-    return (loss / n_states).mean()
+    return functional.ctc_loss(log_probabilities, torch.cat(targets), n_states, n_symbols, zero_infinity=True)
 
 
 class Trainer:
@@ -119,17 +105,12 @@ class Trainer:
         self.args, self.n_states = args, n_states
         self.model = build_model(args, tokenizer)
         self.ctc_head = nn.Linear(args.d_model, len(CHARACTERS) + 1)
-        self.words = sorted({word for text in texts for word in text.split()})
-        fixed = torch.Generator().manual_seed(0)
-        self.codes = functional.normalize(torch.randn(len(self.words), args.d_model, generator=fixed), dim=1)
         self.parameters = [*self.model.parameters(), *self.ctc_head.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.targets = token_targets(tokenizer, texts)
         self.characters = character_targets(texts)
-        number = {word: i + 1 for i, word in enumerate(self.words)}
-        self.word_numbers = [torch.tensor([number[word] for word in text.split()]) for text in texts]
 
-    def step(self, features: torch.Tensor, chosen: torch.Tensor, lr: float, with_words: bool) -> float:
+    def step(self, features: torch.Tensor, chosen: torch.Tensor, lr: float) -> float:
         """One optimizer step on the utterances `chosen`; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -137,20 +118,26 @@ class Trainer:
         inputs = targets[:, :-1].clamp(min=0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = self.model(input_features=augment(features[chosen].float()), decoder_input_ids=inputs)
-            hidden = output.encoder_last_hidden_state
-            character_logits = self.ctc_head(hidden)
+            character_logits = self.ctc_head(output.encoder_last_hidden_state)
         targets = targets[:, 1:].clone()
         targets[:, 0] = -100  # no timestamps: always given
         cross_entropy = functional.cross_entropy(output.logits.float().transpose(1, 2), targets, label_smoothing=0.05)
-        loss = cross_entropy + CHARACTER_WEIGHT * ctc(character_logits, [self.characters[i] for i in chosen.tolist()])
-        if with_words:
-            words = [self.word_numbers[i] for i in chosen.tolist()]
-            loss = loss + WORD_WEIGHT * word_loss(hidden, self.codes, words, self.n_states[chosen])
+        characters = [self.characters[i] for i in chosen.tolist()]
+        loss = cross_entropy + CHARACTER_WEIGHT * ctc(character_logits, self.n_states[chosen], characters)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         return loss.item()
+
+    def state(self) -> dict[str, dict]:
+        parts = {"model": self.model, "ctc_head": self.ctc_head, "optimizer": self.optimizer}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load(self, state: dict[str, dict]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.ctc_head.load_state_dict(state["ctc_head"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 @torch.no_grad()
@@ -202,44 +189,57 @@ def save(model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, fo
 def train(args: argparse.Namespace) -> None:
     recordings = read_split(args.corpus / "train-clean-100")
     features = extract_features(recordings, args.cache)
-    dev = {split: read_split(args.corpus / split) for split in ("dev-clean", "dev-other")}
-    dev_features = {split: extract_features(found, args.cache) for split, found in dev.items()}
+    dev = {split: read_split(args.corpus / split)[:DEV_UTTERANCES] for split in ("dev-clean", "dev-other")}
+    dev_features = {split: extract_features(found, args.cache).float() for split, found in dev.items()}
     texts = [recording.text for recording in recordings]
-    tokenizer = WhisperTokenizer.from_pretrained(args.init) if args.init else train_tokenizer(texts)
+    tokenizer = train_tokenizer(texts)
     seconds = [soundfile.info(recording.path).duration for recording in recordings]
     n_states = torch.tensor([round(50 * s) for s in seconds]).clamp(max=50 * WINDOW)
     trainer = Trainer(args, tokenizer, texts, n_states)
-    if args.init:
-        trainer.model.load_state_dict(WhisperForConditionalGeneration.from_pretrained(args.init).float().state_dict())
     log.info("%d utterances, %d parameters", len(texts), sum(p.numel() for p in trainer.model.parameters()))
+    checkpoint = Checkpoint(args.out, {**vars(args), "texts": texts})
     order = torch.Generator().manual_seed(args.seed)
     queue = torch.empty(0, dtype=torch.long)
+    begin = 0
+    if state := checkpoint.load():
+        trainer.load(state["trainer"])
+        order.set_state(state["order"])
+        queue, begin = state["queue"], state["step"]
+        log.info("going on after step %d", begin)
     running, started = 0.0, time.time()
-    for step in tqdm(range(args.steps), unit="step", disable=None):
+    for step in tqdm(range(begin, args.steps), unit="step", initial=begin, total=args.steps, disable=None):
         if len(queue) < args.batch:
             queue = torch.randperm(len(texts), generator=order)
         chosen, queue = queue[: args.batch], queue[args.batch :]
+        torch.manual_seed(args.seed * 1_000_003 + step)  # a run that goes on draws what one without a pause draws
         lr = args.lr * min(1.0, (step + 1) / args.warmup, 2 * (args.steps - step) / args.steps)
-        running += trainer.step(features, chosen, lr, with_words=bool(args.init) or step > 0.4 * args.steps)
-        if (step + 1) % 200 == 0:
-            shown = {s: transcribe(trainer.model, tokenizer, dev_features[s][:100].float()) for s in dev}
-            scores = {s: 100 * wer([r.text for r in dev[s][:100]], shown[s]) for s in dev}
-            log.info("step %d loss %.3f WER %s %.0f s", step + 1, running / 200, scores, time.time() - started)
+        running += trainer.step(features, chosen, lr)
+        if (step + 1) % CHECK_EVERY == 0:
+            shown = {split: transcribe(trainer.model, tokenizer, dev_features[split]) for split in dev}
+            scores = {split: round(100 * wer([r.text for r in dev[split]], shown[split]), 2) for split in dev}
+            log.info("step %d loss %.3f WER %s %.0f s", step + 1, running / CHECK_EVERY, scores, time.time() - started)
             running = 0.0
-            save(trainer.model, tokenizer, args.out)
+            checkpoint.save({"trainer": trainer.state(), "order": order.get_state(), "queue": queue, "step": step + 1})
     chosen = torch.arange(0, len(texts), max(1, len(texts) // 400))
     standardize_encoder(trainer.model, features[chosen], 2 * n_states[chosen])
     save(trainer.model, tokenizer, args.out)
     scores = evaluate(args)
     log.info("saved model: %s", scores)
+    if scores["dev-other"]["WER"] > args.accept_wer:
+        raise ValueError(
+            f"{args.out}: WER {scores['dev-other']['WER']} on dev-other is above {args.accept_wer};"
+            " train longer (--steps) or from another --seed"
+        )
     write_card(
         args.out,
         "whisper-mini",
         f"A WhisperForConditionalGeneration of {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} M parameters"
         f" with a window of {WINDOW} s, trained from scratch on the spoken mini world. It stands for Whisper in egs/mini.",
-        f"{len(texts)} utterances that egs/mini/local/speak.py speaks with espeak-ng; synthetic",
+        f"{len(texts)} utterances that egs/mini/local/speak.py speaks with espeak-ng (`--seed 1`; the experiments' own are of"
+        " seed 2); synthetic",
         scores,
     )
+    checkpoint.remove()
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -258,17 +258,17 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="LibriSpeech folder that speak.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
-    parser.add_argument("--init", type=Path, help="folder of a model with whose weights training begins")
     parser.add_argument("--cache", type=Path, help="folder for features, to save the next run a minute")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--warmup", type=int, default=200, help="steps")
+    parser.add_argument("--warmup", type=int, default=50, help="steps")
     parser.add_argument("--d-model", type=int, default=128)
     parser.add_argument("--encoder-layers", type=int, default=3)
-    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--accept-wer", type=float, default=5.0, help="largest WER on dev-other; above it the run fails")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
