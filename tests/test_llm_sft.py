@@ -332,7 +332,6 @@ def test_what_two_processes_began_one_can_finish(data: Path, world: World, tmp_p
         torch.testing.assert_close(value, weights(alone)[name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_torchrun_tunes_what_one_process_tunes(data: Path, world: World, tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     assert tune(data, world, alone) == 0
