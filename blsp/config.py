@@ -7,6 +7,7 @@ import copy
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tag import Tag
 
-from blsp.files import InputError
+from blsp.files import InputError, atomic_write, read_json, write_json
 
 ALLOWED_TAGS = re.compile(r"!ref|!name:torch\.[\w.]+|tag:yaml\.org,2002:(str|int|float|bool|null|seq|map)")
 
@@ -90,11 +91,11 @@ def _parse(overrides: Sequence[str], keys: dict[str, Any], path: str | Path) -> 
     return parsed
 
 
-def require(config: dict[str, Any], *keys: str) -> None:
-    """Raise InputError if one of `keys` is not in the configuration."""
+def require(config: dict[str, Any], *keys: str, example: str = "recipes/librispeech/conf/blsp.yaml") -> None:
+    """Raise InputError if one of `keys` is not in the configuration; `example` has them all."""
     for key in keys:
         if key not in config:
-            raise InputError(f"the configuration has no '{key}'; see recipes/librispeech/conf/blsp.yaml for all keys")
+            raise InputError(f"the configuration has no '{key}'; see {example} for all keys")
 
 
 def dump(config: dict[str, Any], file: IO[str]) -> None:
@@ -121,6 +122,17 @@ def _public_name(target: Any) -> str:
         if getattr(sys.modules.get(package), target.__qualname__, None) is target:
             return f"{package}.{target.__qualname__}"
     return f"{target.__module__}.{target.__qualname__}"
+
+
+def begin_experiment(exp_dir: Path, config: dict[str, Any], settings: str) -> None:
+    """Keep the checkpoints of the same settings (a fingerprint), drop those of others, write the resolved configuration."""
+    marker = exp_dir / "checkpoints" / "settings.json"
+    if not marker.exists() or read_json(marker) != settings:
+        for name in ("checkpoints", "tensorboard", "model"):
+            shutil.rmtree(exp_dir / name, ignore_errors=True)
+        write_json(marker, settings)
+    with atomic_write(exp_dir / "config.yaml") as f:
+        dump(config, f)
 
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from torch.utils.tensorboard import SummaryWriter
 from blsp import command, generation, mel
 from blsp.adapter import Adapter
 from blsp.audio import SAMPLE_RATE, load
-from blsp.config import dump, load_config, plain, program_arguments, require
+from blsp.config import begin_experiment, load_config, plain, program_arguments, require
 from blsp.ctc import Vocabulary, train_vocabulary
 from blsp.data_dir import read_data_dir, read_table
 from blsp.dataset import AlignmentData, StepSampler, pairs_fingerprint, read_targets
 from blsp.encoder import SpeechEncoder
-from blsp.files import InputError, atomic_write, fingerprint, model_fingerprint, read_json, write_json
+from blsp.files import InputError, atomic_write, fingerprint, model_fingerprint, read_json
 from blsp.generation import Decoding
 from blsp.model import BLSP, choose_dtype, llm_width, load_llm
 from blsp.normalization import normalizer
@@ -65,7 +64,7 @@ def train(config: dict[str, Any], data_dir: Path, exp_dir: Path) -> None:
         log.info(f"{exp_dir}/model: is there, trained with these data and settings")
         return
     if rank == 0:
-        _begin(exp_dir, settings, config)
+        begin_experiment(exp_dir, config, fingerprint(settings))
         if config["objective"] == "ctc":
             _train_vocabulary(config, data_dir, exp_dir)
     if world_size > 1:
@@ -120,7 +119,7 @@ def train(config: dict[str, Any], data_dir: Path, exp_dir: Path) -> None:
     brain.fit(brain.epoch_counter, loader, progressbar=sys.stderr.isatty())
     evaluate(brain, brain.optimizer_step)
     if rank == 0:
-        provenance = {"fingerprint": fingerprint(settings), "commit": _commit(), "steps": brain.optimizer_step,
+        provenance = {"fingerprint": fingerprint(settings), "commit": command.commit(), "steps": brain.optimizer_step,
                       "hours": data.hours(), "corpus": config["corpus"], "configuration": plain(config)}  # fmt: skip
         parts = [config["encoder"], config["llm"]] if isinstance(model, BLSP) else [config["encoder"]]
         model.save_pretrained(exp_dir / "model", *parts, provenance)
@@ -138,17 +137,6 @@ def _join_processes() -> dict[str, Any]:
     options = {"device": command.device(rank), "distributed_backend": "nccl" if torch.cuda.is_available() else "gloo"}
     sb.utils.distributed.ddp_init_group(options)
     return options
-
-
-def _begin(exp_dir: Path, settings: dict[str, Any], config: dict[str, Any]) -> None:
-    """Keep the checkpoints of the same settings, drop those of others, and write the resolved configuration."""
-    marker = exp_dir / "checkpoints" / "settings.json"
-    if marker.exists() and read_json(marker) != fingerprint(settings) or not marker.exists():
-        for name in ("checkpoints", "tensorboard", "model"):
-            shutil.rmtree(exp_dir / name, ignore_errors=True)
-        write_json(marker, fingerprint(settings))
-    with atomic_write(exp_dir / "config.yaml") as f:
-        dump(config, f)
 
 
 def _settings(config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
@@ -270,17 +258,6 @@ def _describe(
     assert text == [*prompt.prefix, *content, *prompt.suffix]
     log.info(f"text prompt:   {list(prompt.prefix)} + {content} + {list(prompt.suffix)}")
     log.info(f"speech prompt: {list(prompt.prefix)} + speech embeddings + {list(prompt.suffix)}")
-
-
-def _commit() -> str:
-    """The commit of the code that runs, "+" behind it if files were changed since."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
 if __name__ == "__main__":

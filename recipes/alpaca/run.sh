@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Alpaca-52k: text instructions for the LLM (Section 4.1).
+# Alpaca-52k: instruction tuning of the LLM (Section 4.1).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 corpus_dir=corpora/alpaca       # folder that holds alpaca_data.json
-config=conf/alpaca.yaml         # the experiment
-skip_stages="1 2 3 4 5"         # a text corpus: preparation only
+config=conf/sft.yaml            # the experiment
+skip_stages="1 2 4 5"           # a text corpus: preparation, and training of the LLM
+stage_3=blsp.llm_sft
 # --- the same in every recipe from here on ---
 stage=0                         # first stage
 stop_stage=5                    # last stage
@@ -38,8 +39,8 @@ fi
 if stage 2 "behaviour generation"; then
     run python -m blsp.continuation "${common[@]}" --ngpu "$ngpu" -- "${overrides[@]}"
 fi
-if stage 3 "adapter training"; then
-    run "${train[@]}" -m blsp.train "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
+if stage 3 "training"; then
+    run "${train[@]}" -m "${stage_3:-blsp.train}" "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
 fi
 if stage 4 "decoding"; then
     run python -m blsp.decode "${common[@]}" --exp-dir "$exp_dir" --model "$model" --ngpu "$ngpu" -- "${overrides[@]}"

@@ -38,8 +38,8 @@ fi
 if stage 2 "behaviour generation"; then
     run python -m blsp.continuation "${common[@]}" --ngpu "$ngpu" -- "${overrides[@]}"
 fi
-if stage 3 "adapter training"; then
-    run "${train[@]}" -m blsp.train "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
+if stage 3 "training"; then
+    run "${train[@]}" -m "${stage_3:-blsp.train}" "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
 fi
 if stage 4 "decoding"; then
     run python -m blsp.decode "${common[@]}" --exp-dir "$exp_dir" --model "$model" --ngpu "$ngpu" -- "${overrides[@]}"

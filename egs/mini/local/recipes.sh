@@ -15,12 +15,13 @@ done
 
 run python local/speak_layouts.py --out corpora --recipes "${names[*]}" --nj "$nj"
 stages() { # stages NAME FIRST LAST: what of these stages of a recipe was asked for
-    local first=$(($2 > stage ? $2 : stage)) last=$(($3 < stop_stage ? $3 : stop_stage)) given=()
+    local first=$(($2 > stage ? $2 : stage)) last=$(($3 < stop_stage ? $3 : stop_stage)) given=() values=("${overrides[@]}")
     [ "$first" -le "$last" ] || return 0
+    [ "$1" != alpaca ] || values=("${overrides[0]}" "${overrides[@]:2}") # all but the encoder
     [[ "$1" =~ ^(gigaspeech|commonvoice)$ ]] || given=(--model "$model")
     run "../../recipes/$1/run.sh" --corpus-dir "$here/corpora/$1" --config "$here/conf/$1.yaml" \
         --data-dir "$data_dir/recipes/$1" --exp-dir "$exp/recipes/$1" "${given[@]}" --nj "$nj" --ngpu "$ngpu" --limit "$limit" \
-        --stage "$first" --stop-stage "$last" -- "${overrides[@]}"
+        --stage "$first" --stop-stage "$last" -- "${values[@]}"
 }
 for name in "${names[@]}"; do
     [ "$dry_run" = true ] || printf '\n==== %s\n' "$name"
