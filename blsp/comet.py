@@ -18,6 +18,7 @@ from typing import Any
 from blsp.files import InputError, ends_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = ROOT / ".venv-comet"
 SET_UP = ROOT / "tools" / "setup_comet.sh"
 
 
@@ -43,10 +44,11 @@ def scores(sets: Iterable[Translations], model: str, log: Path) -> Iterator[dict
     `model` is a name of the hub that has been downloaded, or a folder with hparams.yaml and checkpoints/model.ckpt. What COMET
     prints goes to the file `log`. Raises InputError where the environment or the model is missing, or scoring fails.
     """
-    python = Path(os.environ.get("BLSP_COMET_PYTHON") or ROOT / ".venv-comet" / "bin" / "python")
-    if not python.exists():
+    python = Path(os.environ.get("BLSP_COMET_PYTHON") or ENVIRONMENT / "bin" / "python")
+    half_made = python.is_relative_to(ENVIRONMENT) and not (ENVIRONMENT / "blsp-setup").exists()
+    if half_made or not python.exists():
         what = "installs COMET" if Path(model).is_dir() else f"{model} installs COMET and downloads the model"
-        raise InputError(f"{python}: no such file; {SET_UP} {what}")
+        raise InputError(f"{python}: is not there, or not all that it needs; {SET_UP} {what}")
     log.parent.mkdir(parents=True, exist_ok=True)
     # These would lead the other Python into this one's packages.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}

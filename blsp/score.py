@@ -133,6 +133,7 @@ def results(system: str, scores: list[dict[str, Any]]) -> str:
             majority = f"{s['majority']:.1f} ({s['majority_label']})"
             beside = (f"lenient {s['lenient']:.1f}, no label {s['no_label']:.1f} %, majority class {majority},"
                       f" {s['unlisted']} labels unlisted")  # fmt: skip
+        beside = beside.replace("|", r"\|")  # a signature is one cell
         lines.append(f"| {s['task']} | {s['set']} | {METRICS[s['metric']]} | {s[s['metric']]:.1f} | {beside} | {s['n']} |")
     return "\n".join(lines) + "\n"
 

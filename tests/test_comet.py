@@ -106,7 +106,8 @@ def exp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 def test_without_the_environment_the_other_scores_stand_and_say_what_to_do(exp, capfd) -> None:
     exp.run()
     assert exp.score("a.de")["bleu"] > 0 and "comet" not in exp.score("a.de")
-    message = f"no such file; {ROOT}/tools/setup_comet.sh some/model installs COMET and downloads the model"
+    set_up = f"{ROOT}/tools/setup_comet.sh some/model installs COMET and downloads the model"
+    message = f"is not there, or not all that it needs; {set_up}"
     assert message in exp.score("b.de")["comet_missing"]
     assert capfd.readouterr().out.count(message) == 1
     assert exp.table.count("COMET missing") == 2
@@ -129,7 +130,7 @@ def test_a_later_run_fills_in_comet_and_computes_nothing_else(exp, monkeypatch) 
     del before["comet_missing"]
     assert before.items() <= after.items() and "comet_missing" not in after
     assert exp.times()["decode/a.asr/score.json"] == times["decode/a.asr/score.json"]
-    assert exp.table.count("COMET 50.0, chrF") == 2 and "COMET model:some/model|precision:fp32|version:0 |" in exp.table
+    assert exp.table.count("COMET 50.0, chrF") == 2 and r"COMET model:some/model\|precision:fp32\|version:0 |" in exp.table
     times = exp.times()
     exp.run()
     assert exp.calls() == [] and exp.times() == times
@@ -177,6 +178,19 @@ def test_an_absent_model_is_said_by_name(exp) -> None:
     exp.run("--comet=no/model")
     assert exp.score("a.de")["comet_missing"] == "no/model: is not here"
     assert exp.calls() == []
+
+
+def test_a_half_made_environment_is_none(exp, monkeypatch) -> None:
+    exp.install()
+    monkeypatch.delenv("BLSP_COMET_PYTHON")
+    monkeypatch.setattr(comet, "ENVIRONMENT", exp.folder / "environment")
+    (exp.folder / "environment" / "bin").mkdir(parents=True)
+    (exp.folder / "environment" / "bin" / "python").symlink_to(exp.folder / "python")
+    exp.run()
+    assert "not all that it needs" in exp.score("a.de")["comet_missing"]
+    (exp.folder / "environment" / "blsp-setup").touch()
+    exp.run()
+    assert exp.score("a.de")["comet"] == 50
 
 
 def test_without_a_model_in_the_configuration_there_is_no_comet(exp) -> None:

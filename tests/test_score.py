@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_scores_and_their_table(exp) -> None:
     assert "| translation | test_clean | BLEU | 100.0 |" in table
     assert "tok:13a" in table and "chrF nrefs:1" in table and "normalizer whisper_english" in table
     assert "lenient 33.3, no label 33.3 %, majority class 66.7 (red), 0 labels unlisted | 3 |" in table
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines() if "|" in line} == {8}  # six cells and two ends
 
 
 def test_scores_of_an_earlier_version_are_computed_again(exp) -> None:
