@@ -6,6 +6,6 @@ one another (tests/test_layers.py holds this):
     programs   download, features, continuation, train, decode, score, llm_sft
     assembly   probing, preparation, model, recognizer, behaviours, answering, dataset, trainer,
                instruction_tuning
-    parts      encoder, adapter, ctc, generation, metrics
+    parts      encoder, adapter, ctc, generation, metrics, comet
     base       files, command, config, journal, data_dir, tasks, corpus_files, unpacking, audio, mel, prompts, normalization
 """

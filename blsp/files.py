@@ -106,10 +106,19 @@ def model_fingerprint(folder: str | Path) -> str:
     for path in sorted(folder.iterdir()):
         if path.suffix not in {".json", ".safetensors", ".bin", ".model", ".txt"}:
             continue
-        size = path.stat().st_size
-        with open(path, "rb") as f:
-            head = f.read(CHUNK)
-            f.seek(max(CHUNK, size - CHUNK))
-            tail = f.read(CHUNK)
-        parts.append([path.name, size, hashlib.sha256(head + tail).hexdigest()])
+        parts.append([path.name, *_size_and_ends(path)])
     return fingerprint(parts)
+
+
+def ends_fingerprint(path: str | Path) -> str:
+    """Fingerprint of a file of weights, quick for any size: its length and its first and last MiB."""
+    return fingerprint(_size_and_ends(Path(path)))
+
+
+def _size_and_ends(path: Path) -> list[Any]:
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        head = f.read(CHUNK)
+        f.seek(max(CHUNK, size - CHUNK))
+        tail = f.read(CHUNK)
+    return [size, hashlib.sha256(head + tail).hexdigest()]

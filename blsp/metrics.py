@@ -1,4 +1,4 @@
-"""Scores of a task's hypotheses: WER (jiwer), BLEU and chrF (SacreBLEU), accuracy."""
+"""Scores of a task's hypotheses: WER (jiwer), BLEU and chrF (SacreBLEU), accuracy. COMET is in comet.py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from blsp.normalization import normalizer
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # SacreBLEU's, by target language; "13a" for all others
 
 
+def tokenizer(language: str) -> str:
+    """SacreBLEU's tokenizer for a target language: "de", "zh-CN", "sv-SE"."""
+    return TOKENIZERS.get(re.split("[-_]", language)[0].lower(), "13a")
+
+
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalization: str) -> dict[str, Any]:
-    """WER in percent over all words, both sides normalized, with its three kinds of errors."""
+    """WER in percent over all words, both sides normalized, with its three kinds of errors.
+
+    `n` are the references that were scored, `no_words` those that normalization left without a word ("um").
+    """
     normalize = normalizer(normalization)
     references, hypotheses = [normalize(r) for r in references], [normalize(h) for h in hypotheses]
     scored = [(r, h) for r, h in zip(references, hypotheses, strict=True) if r]
@@ -27,6 +35,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normal
     return {
         "wer": 100 * counts.wer,
         "n": len(scored),
+        "no_words": len(references) - len(scored),
         "n_words": counts.hits + counts.substitutions + counts.deletions,
         "substitutions": counts.substitutions,
         "deletions": counts.deletions,
@@ -36,8 +45,22 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normal
 
 
 def bleu(references: Sequence[str], hypotheses: Sequence[str], sources: Sequence[str], language: str) -> dict[str, Any]:
-    """Corpus BLEU and chrF with their signatures; "copy" is the BLEU of leaving the source as it is."""
-    metric, chrf = sacrebleu.BLEU(tokenize=TOKENIZERS.get(language, "13a")), sacrebleu.CHRF()
+    """Corpus BLEU and chrF with their signatures; "copy" is the BLEU of leaving the source as it is.
+
+    `language` is the target's, which names the tokenizer. Raises InputError where there is nothing to score, or where the
+    tokenizer needs a package that is not installed.
+    """
+    if not references:
+        raise InputError("there is nothing to score")
+    if not len(references) == len(hypotheses) == len(sources):
+        raise ValueError(f"{len(references)} references, {len(hypotheses)} hypotheses, {len(sources)} sources")
+    try:
+        metric, chrf = sacrebleu.BLEU(tokenize=tokenizer(language)), sacrebleu.CHRF()
+    except RuntimeError:
+        extra = tokenizer(language)[:2]
+        raise InputError(
+            f"BLEU into '{language}' counts words of the tokenizer {tokenizer(language)}; pip install 'sacrebleu[{extra}]'"
+        ) from None
     score, chrf_score = metric.corpus_score(hypotheses, [references]), chrf.corpus_score(hypotheses, [references])
     signature, chrf_signature = str(metric.get_signature()), str(chrf.get_signature())
     return {
@@ -56,14 +79,16 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Seque
     accuracy   strict: the answer is the label, but for case and final punctuation
     lenient    the answer contains the right label and no other
     no_label   share of answers that contain no label at all
-    majority   what always answering the most frequent label would give
-    unlisted   references that are not among `labels` (Table 11 lists one of FSC's intents too few)
+    majority   what always answering the most frequent label, majority_label, would give
+    unlisted   references that are not among `labels` (Table 11 lists one of FSC's intents too few); they count as labels
+               wherever an answer is searched for labels
     """
     if not references:
         raise InputError("there is nothing to score")
     if not labels:
         raise InputError("a task that is scored by accuracy needs its labels")
-    known = {_plain(label) for label in labels}
+    listed = {_plain(label) for label in labels}
+    known = (listed | {_plain(reference) for reference in references}) - {""}
     longest_first = sorted(known, key=len, reverse=True)  # "turn on lights" names one label, not "turn on" as well
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
     strict = lenient = none = 0
@@ -74,13 +99,15 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Seque
         lenient += named == {_plain(reference)}
         none += not named
     share = 100 / len(references)
+    (majority_label, majority), *_ = Counter(map(_plain, references)).most_common(1)
     return {
         "accuracy": strict * share,
         "n": len(references),
         "lenient": lenient * share,
         "no_label": none * share,
-        "majority": max(Counter(map(_plain, references)).values()) * share,
-        "unlisted": sum(_plain(r) not in known for r in references),
+        "majority": majority * share,
+        "majority_label": majority_label,
+        "unlisted": sum(_plain(r) not in listed for r in references),
     }
 
 

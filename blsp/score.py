@@ -1,7 +1,7 @@
 """Stage 5: score the hypotheses and write the table of the experiment.
 
 reads   EXP_DIR/decode/SET.TASK/hyp.jsonl, DATA_DIR/SET/text
-writes  EXP_DIR/decode/SET.TASK/score.json, EXP_DIR/RESULTS.md
+writes  EXP_DIR/decode/SET.TASK/score.json, EXP_DIR/RESULTS.md; EXP_DIR/comet.log, where translations get COMET
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blsp import command, metrics
+from blsp import comet, command, metrics
 from blsp.config import load_config, program_arguments, require
 from blsp.data_dir import read_table
 from blsp.files import InputError, atomic_write, file_fingerprint, fingerprint, read_json, read_jsonl, write_json
@@ -17,6 +17,7 @@ from blsp.tasks import present_sets
 
 log = command.logger("score")
 METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy"}
+VERSION = 2  # of what a score.json holds; raised where scores are computed otherwise than before
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
             if not folder.exists() and not (data / spec.get("reference", "text")).exists():
                 continue  # stage 4 has passed it over, for want of references
             scores.append(score(folder, data, task, spec, config))
+    if config.get("comet"):
+        add_comet(scores, args.exp_dir, args.data_dir, config["comet"])
     table = results(config["system"], scores)
     with atomic_write(args.exp_dir / "RESULTS.md") as f:
         f.write(table)
@@ -45,9 +48,13 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
     hyp = folder / "hyp.jsonl"
     if not hyp.exists():
         raise InputError(f"{hyp}: is missing; run stage 4")
-    done = fingerprint([spec, config["scoring_normalizer"], config["system"], file_fingerprint(hyp)])
+    made = file_fingerprint(hyp)
+    done = {"version": VERSION, "fingerprint": fingerprint([spec, config["scoring_normalizer"], config["system"], made])}
+    if spec["metric"] == "bleu":
+        done["texts"] = fingerprint([made, file_fingerprint(data / "text")])
     output = folder / "score.json"
-    if output.exists() and (old := read_json(output)).get("fingerprint") == done:
+    old = read_json(output) if output.exists() else {}
+    if done.items() <= old.items():
         return old
     rows = read_jsonl(hyp)
     references, hypotheses = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
@@ -62,9 +69,52 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
     else:
         raise InputError(f"task {task}: metric '{spec['metric']}' is not one of {', '.join(METRICS)}")
     values |= {"system": config["system"], "task": task, "set": data.name, "metric": spec["metric"],
-               "cut_off": sum(row["finish_reason"] == "length" for row in rows), "fingerprint": done}  # fmt: skip
+               "cut_off": sum(row["finish_reason"] == "length" for row in rows)} | done  # fmt: skip
+    if "comet" in old and old["comet_texts"] == done.get("texts"):  # another setting has changed, and COMET takes long
+        values |= {key: value for key, value in old.items() if key.startswith("comet")}
     write_json(output, values)
     return values
+
+
+def add_comet(scores: list[dict[str, Any]], exp_dir: Path, data_dir: Path, model: str) -> None:
+    """Give the scores of translations their COMET, in place, where it is missing or is of other texts or another model.
+
+    Where it cannot be had, "comet_missing" says why and the other scores stand; a later run fills it in.
+    """
+    pending: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    sets = []
+    for values in (s for s in scores if s["metric"] == "bleu"):
+        done = {"comet_model": model, "comet_texts": values["texts"]}
+        if weights := comet.weights(model):
+            done["comet_weights"] = weights
+        if "comet" in values and done.items() <= values.items():
+            continue
+        folder = exp_dir / "decode" / f"{values['set']}.{values['task']}"
+        pending[str(folder)] = values, done
+        rows, transcripts = read_jsonl(folder / "hyp.jsonl"), read_table(data_dir / values["set"] / "text")
+        hypotheses, references = [row["hypothesis"] for row in rows], [row["reference"] for row in rows]
+        sets.append(comet.Translations(str(folder), [transcripts[row["utt_id"]] for row in rows], hypotheses, references))
+    if not pending:
+        return
+    try:
+        found = comet.scores(sets, model, exp_dir / "comet.log")
+        for score in command.progress(found, len(sets), "COMET", "set"):
+            folder = score.pop("name")
+            values, done = pending.pop(folder)
+            _replace_comet(Path(folder), values, score | done)
+    except InputError as e:
+        log.info(f"COMET is missing: {e}; then run stage 5 again")
+        for folder, (values, _) in pending.items():
+            _replace_comet(Path(folder), values, {"comet_missing": str(e)})
+
+
+def _replace_comet(folder: Path, values: dict[str, Any], new: dict[str, Any]) -> None:
+    old = {key: value for key, value in values.items() if key.startswith("comet")}
+    if old != new:
+        for key in old:
+            del values[key]
+        values |= new
+        write_json(folder / "score.json", values)
 
 
 def results(system: str, scores: list[dict[str, Any]]) -> str:
@@ -74,10 +124,16 @@ def results(system: str, scores: list[dict[str, Any]]) -> str:
         if s["metric"] == "wer":
             beside = f"{s['substitutions']} sub, {s['deletions']} del, {s['insertions']} ins; normalizer {s['normalizer']}"
         elif s["metric"] == "bleu":
-            beside = f"chrF {s['chrf']:.1f}, copying the source {s['copy']:.1f}; {s['signature']}"
+            beside = f"chrF {s['chrf']:.1f}, copying the source {s['copy']:.1f}; {s['signature']}; chrF {s['chrf_signature']}"
+            if "comet" in s:
+                beside = f"COMET {s['comet']:.1f}, {beside}; COMET {s['comet_signature']}"
+            elif "comet_missing" in s:
+                beside = f"COMET missing, {beside}"
         else:
-            beside = (f"lenient {s['lenient']:.1f}, no label {s['no_label']:.1f} %, majority class {s['majority']:.1f},"
+            majority = f"{s['majority']:.1f} ({s['majority_label']})"
+            beside = (f"lenient {s['lenient']:.1f}, no label {s['no_label']:.1f} %, majority class {majority},"
                       f" {s['unlisted']} labels unlisted")  # fmt: skip
+        beside = beside.replace("|", r"\|")  # a signature is one cell
         lines.append(f"| {s['task']} | {s['set']} | {METRICS[s['metric']]} | {s[s['metric']]:.1f} | {beside} | {s['n']} |")
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import pytest
@@ -31,7 +32,7 @@ def test_wer_may_exceed_a_hundred() -> None:
 
 def test_references_without_a_word_are_not_scored() -> None:
     score = metrics.word_error_rate(["um", "one two"], ["something", "one too"], "whisper_english")
-    assert score["n"] == 1
+    assert (score["n"], score["no_words"], score["normalizer"]) == (1, 1, "whisper_english")
     with pytest.raises(InputError, match="no reference has a word"):
         metrics.word_error_rate(["um"], ["one"], "whisper_english")
 
@@ -39,6 +40,12 @@ def test_references_without_a_word_are_not_scored() -> None:
 def test_wer_normalizes_both_sides() -> None:
     assert metrics.word_error_rate(["Twenty-one COLOURS!"], ["21 colors"], "whisper_english")["wer"] == 0
     assert metrics.word_error_rate(["Twenty-one"], ["21"], "lower")["wer"] == pytest.approx(100)  # 1 sub, 1 del
+
+
+def test_wer_of_characters_by_hand() -> None:
+    score = metrics.word_error_rate(["我们看到狗。"], ["我看到狗们"], "characters")
+    assert (score["deletions"], score["insertions"], score["n_words"]) == (1, 1, 5)
+    assert score["wer"] == pytest.approx(100 * 2 / 5)
 
 
 def test_bleu_by_hand() -> None:
@@ -52,6 +59,24 @@ def test_bleu_by_hand() -> None:
 def test_bleus_brevity_penalty_by_hand() -> None:
     score = metrics.bleu(["a b c d e f g h"], ["a b c d"], ["x"], "de")
     assert score["bleu"] == pytest.approx(100 * math.exp(1 - 8 / 4))
+
+
+def test_bleu_by_hand_from_clipped_counts() -> None:
+    """Of three "the" one counts: precisions 2/4, 1/3, then 0 of 2 and 0 of 1, which smooth:exp takes as 1/4 and 1/4."""
+    score = metrics.bleu(["the cat sleeps well"], ["the the the cat"], ["x"], "de")
+    precisions = (2 / 4, 1 / 3, 1 / (2 * 2), 1 / (4 * 1))
+    assert score["bleu"] == pytest.approx(100 * math.exp(sum(map(math.log, precisions)) / 4))
+
+
+def test_chrf_by_hand() -> None:
+    """chrF2: the mean of precision and of recall over character n-grams of 1 to 6, as far as either side has them."""
+    score = metrics.bleu(["abcd"], ["abce"], ["x"], "de")
+    mean = (3 / 4 + 2 / 3 + 1 / 2 + 0 / 1) / 4  # precision and recall are alike, for the lengths are
+    assert score["chrf"] == pytest.approx(100 * mean)
+    assert score["chrf_signature"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|")
+    short = metrics.bleu(["ab cd"], ["ab"], ["x"], "de")  # white space does not count
+    precision, recall = (2 / 2 + 1 / 1) / 2, (2 / 4 + 1 / 3) / 2
+    assert short["chrf"] == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
 
 
 def test_bleu_of_copying_the_source_stands_beside() -> None:
@@ -68,6 +93,20 @@ def test_bleu_into_chinese_counts_characters() -> None:
     assert "tok:zh" in score["signature"]
 
 
+@pytest.mark.parametrize(
+    ("language", "tokenizer"),
+    [("de", "13a"), ("sv-SE", "13a"), ("zh", "zh"), ("zh-CN", "zh"), ("zh_TW", "zh"), ("ja", "ja-mecab"), ("JA", "ja-mecab")],
+)
+def test_the_tokenizer_is_that_of_the_target_language(language: str, tokenizer: str) -> None:
+    assert metrics.tokenizer(language) == tokenizer
+
+
+@pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")
+def test_a_tokenizer_that_is_not_installed_is_named_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"into 'ja' .* ja-mecab; pip install 'sacrebleu\[ja\]'$"):
+        metrics.bleu(["a"], ["a"], ["a"], "ja")
+
+
 def test_accuracy_by_hand() -> None:
     labels = ["turn on", "turn off", "increase volume"]
     pairs = [  # reference, answer
@@ -76,13 +115,13 @@ def test_accuracy_by_hand() -> None:
         ("turn on", "turn on or turn off"),  # two labels named: wrong
         ("turn off", "return officer"),  # no label: it is not at word limits
         ("turn off", "increase  volume"),  # wrong
-        ("other", "other"),  # right, but not among the labels; lenient does not know it
+        ("other", "other"),  # right, though not among the labels
     ]
     score = metrics.accuracy([r for r, _ in pairs], [a for _, a in pairs], labels)
     assert score["accuracy"] == pytest.approx(100 * 2 / 6)
-    assert score["lenient"] == pytest.approx(100 * 2 / 6)
-    assert score["no_label"] == pytest.approx(100 * 2 / 6)
-    assert score["majority"] == pytest.approx(100 * 3 / 6)
+    assert score["lenient"] == pytest.approx(100 * 3 / 6)
+    assert score["no_label"] == pytest.approx(100 * 1 / 6)
+    assert (score["majority"], score["majority_label"]) == (pytest.approx(100 * 3 / 6), "turn on")
     assert score["unlisted"] == 1
     assert score["n"] == 6
 
@@ -92,19 +131,25 @@ def test_a_label_within_another_is_not_a_second_label() -> None:
     assert score["lenient"] == 100
 
 
-def test_lenient_is_never_below_strict() -> None:
-    score = metrics.accuracy(["turn on lights"], ["turn on lights"], ["turn on", "turn on lights"])
-    assert score["accuracy"] <= score["lenient"]
+@pytest.mark.parametrize("labels", [["turn on", "turn on lights"], ["turn on"]])  # the second list lacks the reference
+def test_lenient_is_never_below_strict(labels: list[str]) -> None:
+    score = metrics.accuracy(["turn on lights"], ["turn on lights"], labels)
+    assert (score["accuracy"], score["lenient"], score["no_label"]) == (100, 100, 0)
 
 
 def test_nothing_to_score_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing to score"):
-        metrics.accuracy([], [], ["a"])
+    for score in (lambda: metrics.accuracy([], [], ["a"]), lambda: metrics.bleu([], [], [], "de")):
+        with pytest.raises(InputError, match="nothing to score"):
+            score()
 
 
 def test_lists_of_unequal_length_are_an_error() -> None:
-    for score in (lambda: metrics.word_error_rate(["a"], [], "lower"), lambda: metrics.accuracy(["a"], ["a", "b"], ["a"])):
-        with pytest.raises(ValueError, match="zip"):
+    for score in (
+        lambda: metrics.word_error_rate(["a"], [], "lower"),
+        lambda: metrics.accuracy(["a"], ["a", "b"], ["a"]),
+        lambda: metrics.bleu(["a"], ["a", "b"], ["a"], "de"),
+    ):
+        with pytest.raises(ValueError, match="zip|hypotheses"):
             score()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import World, call, mtimes
 
 from blsp.data_dir import write_table
-from blsp.files import InputError, read_json, write_jsonl
+from blsp.files import InputError, read_json, write_json, write_jsonl
 
 
 @pytest.fixture
@@ -56,7 +57,18 @@ def test_scores_and_their_table(exp) -> None:
     assert "| asr | test_clean | WER | 28.6 |" in table
     assert "| color | test_clean | accuracy | 33.3 |" in table
     assert "| translation | test_clean | BLEU | 100.0 |" in table
-    assert "tok:13a" in table
+    assert "tok:13a" in table and "chrF nrefs:1" in table and "normalizer whisper_english" in table
+    assert "lenient 33.3, no label 33.3 %, majority class 66.7 (red), 0 labels unlisted | 3 |" in table
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines() if "|" in line} == {8}  # six cells and two ends
+
+
+def test_scores_of_an_earlier_version_are_computed_again(exp) -> None:
+    score(exp)
+    path = exp[1] / "decode/test_clean.color/score.json"
+    old = values(exp, "color")
+    write_json(path, {key: value for key, value in old.items() if key not in ("version", "majority_label")})
+    score(exp)
+    assert values(exp, "color") == old
 
 
 def test_scores_are_made_anew_only_when_something_changed(exp) -> None:
