@@ -4,7 +4,7 @@ The modules form layers. Imports go only downward, and within a layer to modules
 one another (tests/test_layers.py holds this):
 
     programs   download, features, continuation, train, decode, score
-    assembly   probing, preparation, model, recognizer, behaviours, answering, dataset, trainer
+    assembly   probing, preparation, model, recognizer, behaviours, chat_client, questions, judging, answering, dataset, trainer
     parts      encoder, adapter, ctc, generation, metrics
     base       files, command, config, journal, data_dir, tasks, corpus_files, unpacking, audio, mel, prompts, normalization
 """
