@@ -201,6 +201,7 @@ class _Server:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             what = " ".join(data[:80].decode("utf-8", "replace").split())
             raise InputError(f"{self.url}: is no OpenAI-compatible server: its answer begins {what!r}") from None
+        text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, which no file can
         return Reply(text, str(choice.get("finish_reason")), str(answer.get("model") or self.model.model))
 
 

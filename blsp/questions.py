@@ -122,7 +122,7 @@ def parse_question(reply: str) -> tuple[str, str]:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.encode("utf-8", "replace").decode().split())  # JSON can hold half a character
+    return " ".join(text.encode("utf-8", "replace").decode().split())  # the JSON within the reply can hold half a character
 
 
 def _table(rows: list[dict[str, Any]]) -> dict[str, str]:

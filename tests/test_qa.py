@@ -239,6 +239,14 @@ def test_a_torn_line_of_the_cache_is_as_if_never_written(script: Script, tmp_pat
     assert Cache(path).replies == {"l": Reply("t", "stop", "m")}
 
 
+def test_half_a_character_in_a_reply_can_be_written(script: Script, tmp_path: Path) -> None:
+    script.answer = lambda _: "a \ud83d b"
+    (reply,) = ask(script.model(), ["a"], Cache(tmp_path / "c"), "t")
+    assert reply.text == "a ? b"
+    assert list(Cache(tmp_path / "c").replies.values()) == [reply]
+    assert parse_question(r'{"question": "\ud83d?"}') == ("??", "")
+
+
 def test_failures_that_pass_are_attempted_again_ever_later(script: Script, tmp_path: Path, waits: list[float]) -> None:
     script.failures = [(503, {}), "drop", (500, {}), (429, {"Retry-After": "17"})]
     (reply,) = ask(script.model(), ["a"], Cache(tmp_path / "c"), "t")
