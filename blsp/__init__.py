@@ -4,8 +4,8 @@ The modules form layers. Imports go only downward, and within a layer to modules
 one another (tests/test_layers.py holds this):
 
     programs   download, features, continuation, train, decode, score, llm_sft
-    assembly   probing, preparation, model, recognizer, behaviours, answering, dataset, trainer,
-               instruction_tuning
+    assembly   probing, preparation, model, recognizer, behaviours, chat_client, questions, judging, answering,
+               dataset, trainer, instruction_tuning
     parts      encoder, adapter, ctc, generation, metrics, comet
     base       files, command, config, journal, data_dir, tasks, corpus_files, unpacking, audio, mel, prompts, normalization
 """

@@ -1,8 +1,8 @@
-"""Every utterance of a test set answered under a task's instruction: from speech, from transcripts, or by a recognizer."""
+"""A test set's utterances answered under a task's instruction, or their own: from speech, from transcripts, by a recognizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,16 @@ def _journal(job: Job, settings: dict[str, Any], shard: int, n_shards: int) -> J
     return Journal(job.output, fingerprint(settings), shard, n_shards)
 
 
-def _finish(job: Job, settings: dict[str, Any], journal: Journal) -> None:
-    if journal.finish(list(read_table(job.folder / "text"))):
+def _finish(job: Job, settings: dict[str, Any], journal: Journal, utt_ids: Iterable[str]) -> None:
+    if journal.finish(list(utt_ids)):
         write_json(job.output.with_name("decode.json"), {"fingerprint": fingerprint(settings), **settings})
         log.info(f"{job.output}: {len(journal.rows)} hypotheses")
 
 
-def _row(job: Job, utt_id: str, references: dict[str, str], generated: Generated) -> dict[str, Any]:
+def _row(job: Job, utt_id: str, instruction: str, references: dict[str, str], generated: Generated) -> dict[str, Any]:
     if utt_id not in references:
         raise InputError(f"{job.folder / job.reference}: utterance '{utt_id}' has no reference for the task {job.name}")
-    return {"utt_id": utt_id, "task": job.name, "instruction": job.instruction, "hypothesis": generated.text,
+    return {"utt_id": utt_id, "task": job.name, "instruction": instruction, "hypothesis": generated.text,
             "reference": references[utt_id], "finish_reason": generated.finish_reason}  # fmt: skip
 
 
@@ -64,13 +64,13 @@ def answer(
         source = _Text(llm.to(device), Prompter(tokenizer, config["template"]), normalizer(config["normalizer"]))
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
-        references = read_table(job.folder / job.reference)
-        batches = _batches(source.open(job, config["input"]), journal, config, shard, n_shards)
+        references, instructions = read_table(job.folder / job.reference), job.instructions()
+        batches = _batches(source.open(job, config["input"], instructions), journal, config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: {job.name}", "batch"):
-            prompts = source.prompts(job, batch)
+            prompts = source.prompts([instructions[u] for u in batch], batch)
             texts = generation.generate(source.llm, source.prompter.tokenizer, prompts, decoding, batch)
-            journal.append(_row(job, utt_id, references, g) for utt_id, g in zip(batch, texts, strict=True))
-        _finish(job, settings, journal)
+            journal.append(_row(job, u, instructions[u], references, g) for u, g in zip(batch, texts, strict=True))
+        _finish(job, settings, journal, instructions)
 
 
 class _Speech:
@@ -79,21 +79,21 @@ class _Speech:
     def __init__(self, model: BLSP):
         self.model, self.llm, self.prompter = model, model.llm, model.prompter
 
-    def open(self, job: Job, _: str) -> dict[str, int]:
-        """Utterances of a job and the length of their content."""
+    def open(self, job: Job, _: str, meant: Container[str]) -> dict[str, int]:
+        """Those of a job's utterances that are meant, and the length of their content."""
         self.places = read_table(job.folder / "feats.scp")
-        n_frames = {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items()}
+        n_frames = _n_frames(job, meant)
         _report_long(job, n_frames, self.model.encoder)
         return {u: int(adapter_length((n + STRIDE - 1) // STRIDE)) for u, n in n_frames.items()}
 
     @torch.inference_mode()
-    def prompts(self, job: Job, utt_ids: list[str]) -> list[torch.Tensor]:
+    def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
         features = [mel.read_features(self.places[u]) for u in utt_ids]
         device = self.model.device
         n_frames = torch.tensor([len(f) for f in features], device=device)
         speech = self.model.speech_embeds(torch.cat(features).to(device), n_frames)
-        prompt = self.prompter.prompt(job.instruction)
-        return [self.model.prompt_embeds(prompt, s) for s in speech]
+        prompts = map(self.prompter.prompt, instructions)
+        return [self.model.prompt_embeds(prompt, s) for prompt, s in zip(prompts, speech, strict=True)]
 
 
 class _Text:
@@ -102,19 +102,19 @@ class _Text:
     def __init__(self, llm: Any, prompter: Prompter, normalize: Any):
         self.llm, self.prompter, self.normalize = llm, prompter, normalize
 
-    def open(self, job: Job, source: str) -> dict[str, int]:
+    def open(self, job: Job, source: str, meant: Container[str]) -> dict[str, int]:
         if source == "text":
             transcripts = read_table(job.folder / "text")
         else:
             rows = read_jsonl(job.output.parents[1] / f"{job.folder.name}.transcript" / "hyp.jsonl")
             transcripts = {row["utt_id"]: row["hypothesis"] for row in rows}
-        self.transcripts = {u: self.normalize(t) for u, t in transcripts.items()}
+        self.transcripts = {u: self.normalize(t) for u, t in transcripts.items() if u in meant}
         return {u: len(t) for u, t in self.transcripts.items()}
 
     @torch.inference_mode()
-    def prompts(self, job: Job, utt_ids: list[str]) -> list[torch.Tensor]:
+    def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
         embed = self.llm.get_input_embeddings()
-        ids = [self.prompter.text_prompt(job.instruction, self.transcripts[u]) for u in utt_ids]
+        ids = [self.prompter.text_prompt(i, self.transcripts[u]) for i, u in zip(instructions, utt_ids, strict=True)]
         return [embed(torch.tensor(i, device=self.llm.device)) for i in ids]
 
 
@@ -129,14 +129,14 @@ def transcribe_all(
         transcribe = partial(recognizer.transcribe, beam=config["ctc_beam"])
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
-        references = read_table(job.folder / job.reference)
+        references, instructions = read_table(job.folder / job.reference), job.instructions()
         places = read_table(job.folder / "feats.scp")
-        n_frames = {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items()}
-        batches = _batches(n_frames, journal, config, shard, n_shards)
+        batches = _batches(_n_frames(job, instructions), journal, config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: transcribing", "batch"):
             texts = transcribe([mel.read_features(places[u]) for u in batch])
-            journal.append(_row(job, u, references, Generated(t, 0, "stop")) for u, t in zip(batch, texts, strict=True))
-        _finish(job, settings, journal)
+            generated = [Generated(text, 0, "stop") for text in texts]
+            journal.append(_row(job, u, "", references, g) for u, g in zip(batch, generated, strict=True))
+        _finish(job, settings, journal, instructions)
 
 
 class _Whisper:
@@ -160,6 +160,10 @@ class _Whisper:
         ids = self.model.generate(input_features=inputs, num_beams=1, do_sample=False, **self.options)
         texts = iter(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
         return [" ".join(next(texts).strip() for _ in range(n)) for n in n_windows]
+
+
+def _n_frames(job: Job, meant: Container[str]) -> dict[str, int]:
+    return {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items() if u in meant}
 
 
 def _report_long(job: Job, n_frames: dict[str, int], encoder: SpeechEncoder) -> None:

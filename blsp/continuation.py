@@ -2,17 +2,25 @@
 
 reads   DATA_DIR/SET/text of the training and dev sets, the LLM
 writes  DATA_DIR/SET/responses.BEHAVIOUR.jsonl for each behaviour that the configuration trains on
+and, where the configuration has `questions` for a test set's tasks (Appendix C), lets its `questioner` ask about transcripts:
+reads   DATA_DIR/SET/text of those test sets
+writes  DATA_DIR/SET/TABLE with the questions, DATA_DIR/SET/TABLE.jsonl, DATA_DIR/chat_cache.jsonl
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
 from blsp import command
+from blsp.chat_client import CACHE, ChatModel
 from blsp.config import load_config, program_arguments, require
 from blsp.data_dir import read_table
 from blsp.files import InputError, fingerprint, model_fingerprint, read_jsonl
+from blsp.questions import Questions, write_questions
+from blsp.tasks import present_sets
 
 RESPONSES = ("generate", "transcript")
 log = command.logger("continuation")
@@ -21,8 +29,17 @@ log = command.logger("continuation")
 def main() -> None:
     args = program_arguments("blsp.continuation", __doc__, "ngpu").parse_args()
     config = load_config(args.config, args.overrides)
-    require(config, "llm", "template", "precision", "train_sets", "dev_sets", "behaviours", "mix", "normalizer",
-            "generation", "generation_batch", "refusals")  # fmt: skip
+    require(config, "train_sets", "dev_sets")
+    if config["train_sets"] or config["dev_sets"]:
+        _respond(args, config)
+    if "questions" in config and (args.shard or "1/1").startswith("1/"):  # mostly waiting for a server: not shared
+        _ask(args, config)
+
+
+def _respond(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """The responses of every behaviour to the transcripts of the training and dev sets."""
+    require(config, "llm", "template", "precision", "behaviours", "mix", "normalizer", "generation", "generation_batch",
+            "refusals")  # fmt: skip
     work = []
     for name in config["mix"]:
         behaviour = _behaviour(name, config)
@@ -34,6 +51,18 @@ def main() -> None:
 
         llm = {"name": config["llm"], "template": config["template"], "precision": config["precision"]}
         command.share_work(respond, (work, llm, config["generation_batch"]), args.ngpu, args.shard)
+
+
+def _ask(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """A question about each transcript that is chosen, for the tasks whose instructions are those questions."""
+    require(config, "questions", "questioner", "tasks")
+    questions = Questions.from_settings(config["questions"])
+    asked = [task["sets"] for task in config["tasks"].values() if task.get("instruction_table") == questions.table]
+    if not asked:
+        log.info(f"no task has the instruction_table '{questions.table}' of questions; nothing is asked")
+    model = ChatModel.from_settings("questioner", config["questioner"])
+    for name in present_sets(args.data_dir, itertools.chain(*asked)):
+        write_questions(args.data_dir / name, questions, model, args.data_dir / CACHE)
 
 
 def _behaviour(name: str, config: dict[str, Any]) -> dict[str, Any]:

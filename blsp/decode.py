@@ -1,7 +1,7 @@
 """Stage 4: the test sets under every task's instruction (Section 5, Table 11).
 
 reads   the model (or, for the cascades, the LLM and the recognizer; of CTC+LLM the model is the recognizer),
-        DATA_DIR/SET/{feats.scp,text,...}
+        DATA_DIR/SET/{feats.scp,text,...}; DATA_DIR/SET/TABLE where a task's instructions are the utterances' own
 writes  EXP_DIR/decode/SET.TASK/hyp.jsonl; for a cascade also its transcripts, EXP_DIR/decode/SET.transcript/hyp.jsonl
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from blsp import command
 from blsp.config import load_config, program_arguments, require
 from blsp.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
-from blsp.tasks import Job, task_sets
+from blsp.tasks import Job, instruction_of, task_sets
 
 log = command.logger("decode")
 RECOGNIZERS = ("whisper", "ctc")  # inputs of cascades: the LLM reads what they write
@@ -52,10 +52,7 @@ def main() -> None:
             log.info(f"{args.data_dir}: {', '.join(without)} has no table {reference}; the task {task} is passed over there")
     model = args.model or args.exp_dir / "model"
     if config["input"] in RECOGNIZERS:
-        jobs = [
-            _job(args, name, "transcript", {"instruction": "", "reference": "text"})
-            for name in dict.fromkeys(itertools.chain(*sets.values()))
-        ]
+        jobs = [_transcript_job(args, name, config, sets) for name in dict.fromkeys(itertools.chain(*sets.values()))]
         _decode_all(jobs, config, model, args.ngpu, args.shard)
         if not all(job.output.exists() for job in jobs):
             log.info("other shards have not finished transcribing; run this shard again when they have")
@@ -66,12 +63,22 @@ def main() -> None:
 
 def _job(args: argparse.Namespace, name: str, task: str, spec: dict[str, Any]) -> Job:
     folder, output = args.data_dir / name, args.exp_dir / "decode" / f"{name}.{task}" / "hyp.jsonl"
-    return Job(folder, task, spec["instruction"], spec["reference"], output)
+    return Job(folder, task, reference=spec["reference"], output=output, **instruction_of(task, spec))
+
+
+def _transcript_job(args: argparse.Namespace, name: str, config: dict[str, Any], sets: dict[str, list[str]]) -> Job:
+    """The recognizer's job on one set: all utterances, or those of the one table that all tasks take theirs from."""
+    tables = {config["tasks"][task].get("instruction_table", "") for task, names in sets.items() if name in names}
+    output = args.exp_dir / "decode" / f"{name}.transcript" / "hyp.jsonl"
+    return Job(args.data_dir / name, "transcript", "", "text", output, tables.pop() if len(tables) == 1 else "")
 
 
 def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     """What the hypotheses of a job depend on."""
     data = {name: file_fingerprint(job.folder / name) for name in ("text", job.reference)}
+    if job.table:
+        job.instructions()  # sound, or refused before anything is loaded
+        data[job.table] = file_fingerprint(job.folder / job.table)
     source = config["input"]
     settings = {"instruction": job.instruction, "input": source, "data": data, "decoding": config["decoding"],
                 "precision": config["precision"]}  # fmt: skip

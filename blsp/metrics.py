@@ -1,4 +1,4 @@
-"""Scores of a task's hypotheses: WER (jiwer), BLEU and chrF (SacreBLEU), accuracy. COMET is in comet.py."""
+"""Scores of a task's hypotheses: WER (jiwer), BLEU, chrF (SacreBLEU), accuracy, accept rate. COMET is in comet.py."""
 
 from __future__ import annotations
 
@@ -109,6 +109,18 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Seque
         "majority_label": majority_label,
         "unlisted": sum(_plain(r) not in listed for r in references),
     }
+
+
+def accept_rate(verdicts: Sequence[str | None]) -> dict[str, Any]:
+    """Share of acceptable answers in percent (Table 3), of those on which there is a verdict.
+
+    no_verdict  replies of the judge that are no verdict (None); they count neither as acceptable nor as unacceptable
+    """
+    n = sum(verdict is not None for verdict in verdicts)
+    if not n:
+        raise InputError(f"none of {len(verdicts)} replies of the judge says acceptable or unacceptable")
+    accepted = sum(verdict == "acceptable" for verdict in verdicts)
+    return {"accept_rate": 100 * accepted / n, "n": n, "accepted": accepted, "no_verdict": len(verdicts) - n}
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,8 @@
 
 reads   EXP_DIR/decode/SET.TASK/hyp.jsonl, DATA_DIR/SET/text
 writes  EXP_DIR/decode/SET.TASK/score.json, EXP_DIR/RESULTS.md; EXP_DIR/comet.log, where translations get COMET
+and, where a task's metric is accept_rate (Appendix C), lets the configuration's `judge` read the answers:
+writes  EXP_DIR/decode/SET.TASK/judgements.jsonl, DATA_DIR/chat_cache.jsonl
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from blsp import comet, command, metrics
+from blsp.chat_client import CACHE, ChatModel
 from blsp.config import load_config, program_arguments, require
 from blsp.data_dir import read_table
 from blsp.files import InputError, atomic_write, file_fingerprint, fingerprint, read_json, read_jsonl, write_json
+from blsp.judging import LISTING_2, judge
+from blsp.normalization import normalizer
+from blsp.questions import Questions
 from blsp.tasks import present_sets
 
 log = command.logger("score")
-METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy"}
+METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy", "accept_rate": "accept rate"}
 VERSION = 2  # of what a score.json holds; raised where scores are computed otherwise than before
 
 
@@ -49,7 +55,13 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
     if not hyp.exists():
         raise InputError(f"{hyp}: is missing; run stage 4")
     made = file_fingerprint(hyp)
-    done = {"version": VERSION, "fingerprint": fingerprint([spec, config["scoring_normalizer"], config["system"], made])}
+    depends = [spec, config["scoring_normalizer"], config["system"], made]
+    if spec["metric"] == "accept_rate":
+        require(config, "judge", "questions")
+        model = ChatModel.from_settings("judge", config["judge"])
+        normalization = Questions.from_settings(config["questions"]).normalizer
+        depends += [model.signature(), LISTING_2, normalization, file_fingerprint(data / "text")]
+    done = {"version": VERSION, "fingerprint": fingerprint(depends)}
     if spec["metric"] == "bleu":
         done["texts"] = fingerprint([made, file_fingerprint(data / "text")])
     output = folder / "score.json"
@@ -66,6 +78,12 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
         values = metrics.bleu(references, hypotheses, sources, spec["reference"].rpartition(".")[2])
     elif spec["metric"] == "accuracy":
         values = metrics.accuracy(references, hypotheses, spec["labels"])
+    elif spec["metric"] == "accept_rate":
+        normalize = normalizer(normalization)
+        transcripts = {utt_id: normalize(text) for utt_id, text in read_table(data / "text").items()}
+        judgements = judge(rows, transcripts, model, data.parent / CACHE, folder / "judgements.jsonl")
+        values = metrics.accept_rate([judgement["verdict"] for judgement in judgements])
+        values |= {"judge": model.signature(), "judged_by": sorted({judgement["model"] for judgement in judgements})}
     else:
         raise InputError(f"task {task}: metric '{spec['metric']}' is not one of {', '.join(METRICS)}")
     values |= {"system": config["system"], "task": task, "set": data.name, "metric": spec["metric"],
@@ -129,6 +147,9 @@ def results(system: str, scores: list[dict[str, Any]]) -> str:
                 beside = f"COMET {s['comet']:.1f}, {beside}; COMET {s['comet_signature']}"
             elif "comet_missing" in s:
                 beside = f"COMET missing, {beside}"
+        elif s["metric"] == "accept_rate":
+            request = ", ".join(f"{key} {value}" for key, value in s["judge"]["request"].items())
+            beside = f"{s['no_verdict']} answers without a verdict; judge {', '.join(s['judged_by'])} ({request})"
         else:
             majority = f"{s['majority']:.1f} ({s['majority_label']})"
             beside = (f"lenient {s['lenient']:.1f}, no label {s['no_label']:.1f} %, majority class {majority},"

@@ -198,7 +198,8 @@ class _Examples:
     """A few dev utterances, decoded under every task's instruction (or recognized) and shown in TensorBoard."""
 
     def __init__(self, config: dict[str, Any], data_dir: Path, writer: SummaryWriter):
-        self.writer, self.tasks = writer, config["tasks"]
+        self.writer = writer
+        self.tasks = {name: task for name, task in config["tasks"].items() if "instruction" in task}
         self.decoding = Decoding.from_settings({**config["generation"], "temperature": 0.0})
         folder = data_dir / config["dev_sets"][0]
         self.utterances = read_data_dir(folder)[: config["examples"]]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GigaSpeech: behaviours and adapter training (Section 4.1), speech recognition.
+# GigaSpeech: behaviours and adapter training (Section 4.1), speech recognition, general-purpose QA (Table 3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
