@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -67,6 +68,17 @@ def progress(items: Iterable[T], total: int, title: str, unit: str = "utt") -> I
             shown = now
             left = (total - done) * (now - begin) / done
             print(f"{title}: {done} of {total} {unit}, {left:.0f} s left", flush=True)
+
+
+def commit() -> str:
+    """The commit of the code that runs, "+" behind it if files were changed since."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
 def device(rank: int = 0) -> str:

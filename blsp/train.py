@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ def train(config: dict[str, Any], data_dir: Path, exp_dir: Path) -> None:
     brain.fit(brain.epoch_counter, loader, progressbar=sys.stderr.isatty())
     evaluate(brain, brain.optimizer_step)
     if rank == 0:
-        provenance = {"fingerprint": fingerprint(settings), "commit": _commit(), "steps": brain.optimizer_step,
+        provenance = {"fingerprint": fingerprint(settings), "commit": command.commit(), "steps": brain.optimizer_step,
                       "hours": data.hours(), "corpus": config["corpus"], "configuration": plain(config)}  # fmt: skip
         parts = [config["encoder"], config["llm"]] if isinstance(model, BLSP) else [config["encoder"]]
         model.save_pretrained(exp_dir / "model", *parts, provenance)
@@ -270,17 +269,6 @@ def _describe(
     assert text == [*prompt.prefix, *content, *prompt.suffix]
     log.info(f"text prompt:   {list(prompt.prefix)} + {content} + {list(prompt.suffix)}")
     log.info(f"speech prompt: {list(prompt.prefix)} + speech embeddings + {list(prompt.suffix)}")
-
-
-def _commit() -> str:
-    """The commit of the code that runs, "+" behind it if files were changed since."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
 if __name__ == "__main__":
