@@ -74,11 +74,11 @@ def commit() -> str:
     """The commit of the code that runs, "+" behind it if files were changed since."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
+    return head.stdout.strip() + "+" * bool(changed.stdout.strip())
 
 
 def device(rank: int = 0) -> str:

@@ -27,6 +27,7 @@ KEYS = ("title", "corpora", "spoken", "systems", "recognizers", "tables")  # of 
 IDENTITY = ("system", "task", "variant", "direction", "set", "metric", "seed")  # what tells one line from another
 BESIDE = (
     "majority",
+    "majority_label",
     "lenient",
     "no_label",
     "unlisted",
@@ -129,6 +130,8 @@ def collect(folder: Path, layout: dict[str, Any], reproduced: str) -> list[Line]
             signature = score.get("signature" if metric == score["metric"] else f"{metric}_signature")
             if metric == "wer":
                 signature = f"normalizer:{score['normalizer']}"
+            elif metric == "accuracy":
+                signature = "strict"  # the answer is the label and nothing more
             elif metric == "accept_rate":
                 signature = f"judge:{','.join(score['judged_by'])}"
             kept = {key: score[key] for key in BESIDE if score.get(key) is not None and metric == score["metric"]}

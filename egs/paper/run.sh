@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 systems=all              # of: text_llm whisper_llm ctc_llm asr_pretrain blsp blsp_rp blsp_kd
-recipes=all              # to evaluate on, of: librispeech tedlium3 must-c covost2 snips fsc slue-voxceleb gigaspeech bstc mslt
+recipes=all              # to evaluate on, of: librispeech tedlium3 must-c covost2 snips fsc slue-voxceleb bstc mslt gigaspeech
 corpora_dir=corpora      # parent of the corpora's folders, LibriSpeech GigaSpeech cv-corpus-2 ...; see README.md
 data_dir=data            # where the data directories go, RECIPE/SET
 exp_dir=exp              # where the experiments go, seedN/SYSTEM
@@ -25,7 +25,7 @@ declare -A folder=([librispeech]=LibriSpeech [gigaspeech]=GigaSpeech [commonvoic
     [must-c]=must-c [covost2]=covost2 [snips]=smart-lights-en-close-field [fsc]=fluent_speech_commands_dataset
     [slue-voxceleb]=slue-voxceleb [bstc]=CCMT_2019_BSTC [mslt]=MSLT_Corpus [alpaca]=alpaca) # as the recipes' own defaults
 [ "$systems" != all ] || systems="text_llm whisper_llm ctc_llm asr_pretrain blsp blsp_rp blsp_kd"
-[ "$recipes" != all ] || recipes="librispeech tedlium3 must-c covost2 snips fsc slue-voxceleb gigaspeech bstc mslt"
+[ "$recipes" != all ] || recipes="librispeech tedlium3 must-c covost2 snips fsc slue-voxceleb bstc mslt gigaspeech"
 training="librispeech gigaspeech commonvoice" # the corpora of the adapters
 trained=() needed=()
 for system in ${systems//,/ }; do
@@ -77,11 +77,11 @@ for system in "${trained[@]}"; do # on the corpora together, which any recipe th
     recipe librispeech 2 3 --config "$here/conf/$system.yaml" --data-dir "$data_dir" --exp-dir "$exp/$system" \
         -- "${models[@]}" --seed="$seed" "${overrides[@]}"
 done
-[[ " ${recipes//,/ } " != *" gigaspeech "* ]] || # the questions of Table 3
-    recipe gigaspeech 2 2 --config "$root/recipes/gigaspeech/conf/qa.yaml" --data-dir "$data_dir/gigaspeech" -- "${models[@]}"
-for system in ${systems//,/ }; do
-    case "$system" in *_llm) input="${system%_llm}" ;; *) input=speech ;; esac
-    for name in ${recipes//,/ }; do
+for name in ${recipes//,/ }; do
+    [ "$name" != gigaspeech ] || # the questions of Table 3
+        recipe "$name" 2 2 --config "$root/recipes/$name/conf/qa.yaml" --data-dir "$data_dir/$name" -- "${models[@]}"
+    for system in ${systems//,/ }; do
+        case "$system" in *_llm) input="${system%_llm}" ;; *) input=speech ;; esac
         case "$name/$system" in
             librispeech/asr_pretrain) conf=asr_pretrain ;; # under two instructions
             librispeech/*) conf=blsp ;;
@@ -94,8 +94,11 @@ for system in ${systems//,/ }; do
 done
 [ "$stop_stage" -ge 5 ] || exit 0
 out="$here" made="./egs/paper/run.sh --systems {system} --recipes {corpus} --seed {seed}"
-if [ "$limit" != 0 ] || [ "$tuned" = false ] || [ "${#overrides[@]}" -gt 0 ]; then # not the paper's experiment
-    out="$exp_dir" made="$made --limit $limit --llm ${llm@Q} -- ${overrides[*]@Q}"
-fi
+changed=()
+[ "$limit" = 0 ] || changed+=(--limit "$limit")
+[ "$tuned" = true ] || changed+=(--llm "$llm")
+[ "$encoder" = openai/whisper-small ] || changed+=(--encoder "$encoder")
+[ "${#overrides[@]}" = 0 ] || changed+=(-- "${overrides[@]}")
+[ "${#changed[@]}" = 0 ] || out="$exp_dir" made="$made ${changed[*]@Q}" # not the paper's experiment: the records here stay
 run python -m blsp.tables --config "$here/conf/tables.yaml" --paper "$here/paper_values.jsonl" --data-dir "$data_dir" \
     --command "$made" --out "$out" "$exp_dir"
