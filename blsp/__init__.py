@@ -3,7 +3,7 @@
 The modules form layers. Imports go only downward, and within a layer to modules that stand before; programs never import
 one another (tests/test_layers.py holds this):
 
-    programs   download, features, continuation, train, decode, score, llm_sft
+    programs   download, features, continuation, train, decode, score, llm_sft, tables
     assembly   probing, preparation, model, recognizer, behaviours, chat_client, questions, judging, answering,
                dataset, trainer, instruction_tuning
     parts      encoder, adapter, ctc, generation, metrics, comet

@@ -12,7 +12,7 @@ from blsp.dataset import AlignmentData, StepSampler
 from blsp.prompts import Prompter
 
 SYSTEMS = ("blsp", "blsp_rp", "blsp_kd", "asr_pretrain", "ctc_llm")
-FOLDERS = ("recipes/librispeech/conf", "egs/mini/conf")
+FOLDERS = ("recipes/librispeech/conf", "egs/mini/conf", "egs/paper/conf")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
