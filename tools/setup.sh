@@ -15,6 +15,10 @@ _setup() {
                 "set BLSP_PYTHON to such a python" >&2
             return 1
         fi
+        if [ -L "$root/.venv" ]; then
+            echo "tools/setup.sh: $root/.venv is a link to another checkout's environment; remove it, this one gets its own" >&2
+            return 1
+        fi
         echo "tools/setup.sh: installing into $root/.venv (once; some minutes)"
         # A folder that was copied or half made names another place in its scripts: make it anew.
         "$root/.venv/bin/pip" --version 2>/dev/null | grep -qF "$root/.venv/" || "$python" -m venv --clear "$root/.venv" || return 1
