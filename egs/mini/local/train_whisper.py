@@ -2,9 +2,8 @@
 """Trains the mini Whisper from scratch on the spoken mini world; writes a WhisperForConditionalGeneration folder.
 
 Loss: cross-entropy of the decoder + 10 x CTC over characters on the encoder's states up to the audio's end; the CTC head
-goes. The CTC matters more than the decoder: an encoder that is trained by little of it, or over the padding as well, lets the
-decoder guess from the grammar, and an adapter that has no grammar then cannot tell words apart. Settings were chosen on the
-development sets; test sets are only reported. A run that was killed goes on from its last checkpoint.
+goes. Without CTC the encoder learns to align late or never. Settings were chosen on the development sets; test sets are only
+reported. A run that was killed goes on from its last checkpoint.
 """
 
 import argparse
