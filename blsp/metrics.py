@@ -1,4 +1,4 @@
-"""Scores of a task's hypotheses: WER (jiwer), BLEU, chrF (SacreBLEU), accuracy, accept rate. COMET is in comet.py."""
+"""Scores of a task's hypotheses: WER (jiwer), BLEU, chrF (SacreBLEU), accuracy, exact match, accept rate. COMET: comet.py."""
 
 from __future__ import annotations
 
@@ -108,6 +108,21 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Seque
         "majority": majority * share,
         "majority_label": majority_label,
         "unlisted": sum(_plain(r) not in listed for r in references),
+    }
+
+
+def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
+    """Share in percent of answers that are the reference, but for case and final punctuation; majority as in accuracy()."""
+    if not references:
+        raise InputError("there is nothing to score")
+    right = sum(_plain(h) == _plain(r) for r, h in zip(references, hypotheses, strict=True))
+    (majority_label, majority), *_ = Counter(map(_plain, references)).most_common(1)
+    share = 100 / len(references)
+    return {
+        "exact_match": right * share,
+        "n": len(references),
+        "majority": majority * share,
+        "majority_label": majority_label,
     }
 
 

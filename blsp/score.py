@@ -22,7 +22,13 @@ from blsp.questions import Questions
 from blsp.tasks import present_sets
 
 log = command.logger("score")
-METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy", "accept_rate": "accept rate"}
+METRICS = {
+    "wer": "WER",
+    "bleu": "BLEU",
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "accept_rate": "accept rate",
+}
 VERSION = 2  # of what a score.json holds; raised where scores are computed otherwise than before
 
 
@@ -78,6 +84,8 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
         values = metrics.bleu(references, hypotheses, sources, spec["reference"].rpartition(".")[2])
     elif spec["metric"] == "accuracy":
         values = metrics.accuracy(references, hypotheses, spec["labels"])
+    elif spec["metric"] == "exact_match":
+        values = metrics.exact_match(references, hypotheses)
     elif spec["metric"] == "accept_rate":
         normalize = normalizer(normalization)
         transcripts = {utt_id: normalize(text) for utt_id, text in read_table(data / "text").items()}
@@ -147,6 +155,8 @@ def results(system: str, scores: list[dict[str, Any]]) -> str:
                 beside = f"COMET {s['comet']:.1f}, {beside}; COMET {s['comet_signature']}"
             elif "comet_missing" in s:
                 beside = f"COMET missing, {beside}"
+        elif s["metric"] == "exact_match":
+            beside = f"majority answer {s['majority']:.1f} ({s['majority_label']})"
         elif s["metric"] == "accept_rate":
             request = ", ".join(f"{key} {value}" for key, value in s["judge"]["request"].items())
             beside = f"{s['no_verdict']} answers without a verdict; judge {', '.join(s['judged_by'])} ({request})"

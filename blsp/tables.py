@@ -38,7 +38,14 @@ BESIDE = (
     "fingerprint",
 )  # kept with a score
 FURTHER = ("comet",)  # metrics that stand beside another in its score.json and get a line of their own
-UNITS = {"wer": "WER ↓", "bleu": "BLEU ↑", "comet": "COMET ↑", "accuracy": "ACC ↑", "accept_rate": "accepted, % ↑"}
+UNITS = {
+    "wer": "WER ↓",
+    "bleu": "BLEU ↑",
+    "comet": "COMET ↑",
+    "accuracy": "ACC ↑",
+    "exact_match": "exact, % ↑",
+    "accept_rate": "accepted, % ↑",
+}
 ABSENT = {"comet": "no COMET model", "accept_rate": "no judge"}  # of a set that is decoded, why it lacks this metric
 RECOGNIZER = ".transcript"  # ends the name of what a cascade's recognizer writes
 

@@ -156,3 +156,11 @@ def test_lists_of_unequal_length_are_an_error() -> None:
 def test_accuracy_without_labels_is_refused() -> None:
     with pytest.raises(InputError, match="needs its labels"):
         metrics.accuracy(["a"], ["a"], [])
+
+
+def test_exact_match_by_hand() -> None:
+    score = metrics.exact_match(["the farmer", "nobody knows", "nobody knows"], ["The farmer.", "the farmer", "nobody knows"])
+    assert score["exact_match"] == pytest.approx(100 * 2 / 3)
+    assert (score["n"], score["majority"], score["majority_label"]) == (3, pytest.approx(100 * 2 / 3), "nobody knows")
+    with pytest.raises(InputError, match="nothing to score"):
+        metrics.exact_match([], [])
