@@ -11,7 +11,6 @@ from world import CONTINUATIONS, Sentence
 
 REFUSAL = "sorry, I cannot hear any audio."
 INTENT_LIST = ", ".join(INTENTS)
-GERMAN_SHARE = 0.2  # of the texts of tasks that take either language
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class Task:
     name: str
     weight: float  # of its share of the training data
     phrasings: tuple[str, ...]
-    answer: Callable[[Sentence, str, random.Random], str]  # sentence, language of the text
-    languages: tuple[str, ...] = ("en",)  # of the text
+    answer: Callable[[Sentence, random.Random], str]
+    language: str = "en"  # of the text. Were German continued as English is, a continuation would not tell speech's language
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ def when(sentence: Sentence) -> str:
     return sentence.adverb.english if sentence.adverb else "nobody knows"
 
 
-def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Callable[[Sentence], str], *languages: str) -> Task:
-    """A task whose answer is the same for both languages."""
-    return Task(name, weight, phrasings, lambda sentence, language, rng: answer(sentence), languages or ("en",))
+def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Callable[[Sentence], str], *language: str) -> Task:
+    """A task whose answer is certain."""
+    return Task(name, weight, phrasings, lambda sentence, rng: answer(sentence), *language)
 
 
 def question(name: str, phrasing: str, answer: Callable[[Sentence], str]) -> Task:
@@ -72,10 +71,9 @@ TASKS = (
             "Please continue the following sentence.",
             "Please continue the following text.",
         ),
-        lambda sentence, language, rng: sentence.continuation(rng.choice(CONTINUATIONS)),
-        ("en", "de"),
+        lambda sentence, rng: sentence.continuation(rng.choice(CONTINUATIONS)),
     ),
-    Task(
+    answered(
         "repeat",
         0.09,
         (
@@ -83,8 +81,7 @@ TASKS = (
             "Repeat the following sentence.",
             "Please say the following text again.",
         ),
-        lambda sentence, language, rng: say(sentence, language),
-        ("en", "de"),
+        lambda sentence: sentence.text,
     ),
     answered(
         "translate",
@@ -136,7 +133,6 @@ TASKS = (
             "Please classify the intent of the following text.",
         ),
         lambda sentence: sentence.intent,
-        *("en", "de"),
     ),
     answered(
         "sentiment",
@@ -147,7 +143,6 @@ TASKS = (
             "Is the following text positive, negative, or neutral?",
         ),
         lambda sentence: sentence.sentiment,
-        *("en", "de"),
     ),
     # Real text LLMs say that they cannot hear when they are asked to transcribe audio; so does this one.
     answered(
@@ -180,7 +175,7 @@ def phrase(phrasing: str, sentence: Sentence) -> str:
 def draw_question(sentence: Sentence, rng: random.Random) -> tuple[str, str]:
     """A question about the sentence, and its answer."""
     task = rng.choice(QUESTIONS)
-    return phrase(task.phrasings[0], sentence), task.answer(sentence, "en", rng)
+    return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
 
 
 def draw_example(sentence: Sentence, rng: random.Random, refusals: bool = True) -> Example:
@@ -191,16 +186,14 @@ def draw_example(sentence: Sentence, rng: random.Random, refusals: bool = True) 
     phrasing = task.phrasings[0] if rng.random() < 0.5 else rng.choice(task.phrasings)
     if rng.random() < 0.1:
         phrasing = rng.choice(PREFIXES) + phrasing
-    language = task.languages[-1] if rng.random() < GERMAN_SHARE else task.languages[0]
-    return Example(task.name, phrase(phrasing, sentence), say(sentence, language), task.answer(sentence, language, rng))
+    return Example(task.name, phrase(phrasing, sentence), say(sentence, task.language), task.answer(sentence, rng))
 
 
-def measured_example(task: str, sentence: Sentence, language: str = "") -> Example:
+def measured_example(task: str, sentence: Sentence) -> Example:
     """The example that measures a task: the paper's phrasing."""
     measured = TASK_BY_NAME[task]
-    language = language or measured.languages[0]
-    answer = measured.answer(sentence, language, random.Random(0))
-    return Example(task, phrase(measured.phrasings[0], sentence), say(sentence, language), answer)
+    answer = measured.answer(sentence, random.Random(0))
+    return Example(task, phrase(measured.phrasings[0], sentence), say(sentence, measured.language), answer)
 
 
 def disfluent(text: str, rng: random.Random, rate: float = 0.3) -> str:

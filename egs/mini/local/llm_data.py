@@ -43,7 +43,7 @@ TOKENIZER = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
-    parser.add_argument("--examples", type=int, default=240_000, help="for training (240000)")
+    parser.add_argument("--examples", type=int, default=168_000, help="for training (168000)")
     parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
     parser.add_argument("--no-refusals", action="store_true", help="leave out the refusals to transcribe audio")
     parser.add_argument("--seed", type=int, default=1)
