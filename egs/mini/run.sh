@@ -6,9 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipes=""               # names of further recipes, or all: these run in their corpora's layouts instead; see README.md
 systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pretrain, blsp_rp, blsp_kd, each by conf/NAME.yaml
-full=false               # the paper's tables: all systems, on the layouts of the corpora as well (most of an hour)
 config=conf/blsp.yaml    # the experiment
-from_scratch=false       # train the tiny Whisper and Llama anew (a quarter of an hour) instead of taking those of models/
+from_scratch=false       # train the tiny Whisper and Llama anew (an hour) instead of taking those of models/
 train_utterances=8000    # sentences that are spoken for training
 seed=1                   # of the adapter's initialization and the order of the data
 stage=0                  # first stage of the recipe
@@ -45,22 +44,16 @@ step() { # step NAME COMMAND ...: runs it and notes how long it took
     times+=("$1=$((SECONDS - begin))")
 }
 
-if [ -n "$recipes" ] && [ "$full" = false ]; then
+if [ -n "$recipes" ]; then
     source local/recipes.sh
     exit
 fi
-[ "$full" = false ] || systems=all
 
 step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
 if [ "$from_scratch" = true ]; then
-    for language in en de; do # other sentences than the adapter will hear
-        step speech run python local/speak.py --out "corpora/whisper-$language" --seed 1 --language "$language" --nj "$nj"
-    done
-    step whisper run python local/train_whisper.py --corpus corpora/whisper-{en,de}/LibriSpeech --out "$models/whisper-mini"
-    step llm run python local/llm_data.py --out corpora/llm
-    step llm run python -m blsp.llm_sft --config conf/llama.yaml --data-dir corpora/llm --exp-dir "$(absolute "$exp_dir")/llama-mini" \
-        -- --llm=corpora/llm/llama
-    step llm run python local/llm_scores.py "$(absolute "$exp_dir")/llama-mini/model" --out "$models/llama-mini"
+    step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
+    step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --out "$models/whisper-mini"
+    step llm run python local/train_llm.py --out "$models/llama-mini"
 fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"
@@ -76,5 +69,4 @@ for system in ${systems//,/ }; do
             ;;
     esac
 done
-[ "$full" = false ] || source local/recipes.sh
 run python local/summary.py --exp-dir "$(absolute "$exp_dir")" --seed "$seed" --data-dir "$data_dir" "${times[@]/#/--time=}"

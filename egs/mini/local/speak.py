@@ -2,9 +2,9 @@
 """Speaks sentences of the mini world with espeak-ng, in LibriSpeech's native layout.
 
 Writes OUT/LibriSpeech/{SPEAKERS.TXT,CHAPTERS.TXT,SPLIT/READER/CHAPTER/{*.flac,*.trans.txt}}, the references of the tasks
-OUT/references/SPLIT/{translation.de,translation.fr,translation.zh,intent,sentiment,question,answer} (lines of `utt_id
-value`) and text instructions for the LLM in Alpaca's format, OUT/instructions.json. test-clean has the voices of
-train-clean-100; test-other has voices, speeds and pitches that training never has; so has dev-other, with voices of its own.
+OUT/references/SPLIT/{translation.de,intent,sentiment} (lines of `utt_id value`) and text instructions for the LLM in
+Alpaca's format, OUT/instructions.json. test-clean has the voices of train-clean-100; test-other has voices, speeds and
+pitches that training never has; so has dev-other, with voices of its own.
 A run that was killed goes on where it stopped.
 """
 
@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-from chinese import chinese
 from espeak import SAMPLE_RATE, Espeak, EspeakError
-from french import french
-from instructions import draw_example, draw_question, say
+from instructions import draw_example
 from tqdm import tqdm
 from world import Sentence, sample_sentences
 
@@ -63,7 +61,6 @@ SPLITS = (
 class Utterance:
     utt_id: str
     sentence: Sentence
-    words: str  # the sentence in the language that is spoken
     voice: str
     rate: int
     pitch: int
@@ -84,31 +81,21 @@ class Chapter:
 
     @property
     def transcripts(self) -> str:
-        """Upper case, as in LibriSpeech."""
-        return "".join(f"{u.utt_id} {u.words.replace('ß', 'ẞ').upper()}\n" for u in self.utterances)
+        return "".join(f"{u.utt_id} {u.sentence.text.upper()}\n" for u in self.utterances)
 
 
-def plan_split(split: Split, n: int, seed: int, language: str = "en") -> list[Chapter]:
+def plan_split(split: Split, n: int, seed: int) -> list[Chapter]:
     """Deals n sentences out to the split's readers, each of whom reads chapters of CHAPTER_SIZE."""
     rng = random.Random(f"{split.name} {seed}")
     sentences = sample_sentences(split.sentences, n, f"{split.name} {seed}") if n else []
     chapters = []
     for index, voice in enumerate(split.voices):
-        if language == "de":
-            voice = f"gmw/de+{voice.partition('+')[2]}"
         own = sentences[index :: len(split.voices)]
         reader = split.first_reader + index
         for start in range(0, len(own), CHAPTER_SIZE):
             number = reader * 100 + start // CHAPTER_SIZE
             utterances = [
-                Utterance(
-                    f"{reader}-{number}-{i:04d}",
-                    sentence,
-                    say(sentence, language),
-                    voice,
-                    rng.choice(split.rates),
-                    rng.choice(split.pitches),
-                )
+                Utterance(f"{reader}-{number}-{i:04d}", sentence, voice, rng.choice(split.rates), rng.choice(split.pitches))
                 for i, sentence in enumerate(own[start : start + CHAPTER_SIZE])
             ]
             chapters.append(Chapter(split.name, reader, number, tuple(utterances)))
@@ -135,7 +122,7 @@ def speak_chapter(root: Path, chapter: Chapter) -> tuple[str, float]:
         path = folder / f"{utterance.utt_id}.flac"
         rate = utterance.rate
         while True:
-            samples = espeak.speak(utterance.words, voice=utterance.voice, rate=rate, pitch=utterance.pitch)
+            samples = espeak.speak(utterance.sentence.text, voice=utterance.voice, rate=rate, pitch=utterance.pitch)
             if len(samples) <= MAX_SECONDS * SAMPLE_RATE:
                 break
             rate += 15
@@ -193,18 +180,9 @@ def write_tables(out: Path, chapters: list[Chapter], n_instructions: int, seed: 
     write_atomically(out / "LibriSpeech" / "CHAPTERS.TXT", "\n".join(lines) + "\n")
     for split in {chapter.split for chapter in chapters}:
         sentences = {u.utt_id: u.sentence for c in chapters if c.split == split for u in c.utterances}
-        asked = {utt_id: draw_question(sentence, random.Random(utt_id)) for utt_id, sentence in sentences.items()}
-        tables = {
-            "translation.de": {utt_id: sentence.german for utt_id, sentence in sentences.items()},
-            "translation.fr": {utt_id: french(sentence) for utt_id, sentence in sentences.items()},
-            "translation.zh": {utt_id: chinese(sentence) for utt_id, sentence in sentences.items()},
-            "intent": {utt_id: sentence.intent for utt_id, sentence in sentences.items()},
-            "sentiment": {utt_id: sentence.sentiment for utt_id, sentence in sentences.items()},
-            "question": {utt_id: question for utt_id, (question, _) in asked.items()},
-            "answer": {utt_id: answer for utt_id, (_, answer) in asked.items()},
-        }
-        for name, table in tables.items():
-            write_atomically(out / "references" / split / name, "".join(sorted(f"{u} {value}\n" for u, value in table.items())))
+        for table, attribute in (("translation.de", "german"), ("intent", "intent"), ("sentiment", "sentiment")):
+            rows = sorted(f"{utt_id} {getattr(sentence, attribute)}\n" for utt_id, sentence in sentences.items())
+            write_atomically(out / "references" / split / table, "".join(rows))
     rng = random.Random(seed)
     examples = [draw_example(s, rng) for s in sample_sentences("train", n_instructions, f"alpaca {seed}")]
     alpaca = [{"instruction": e.instruction, "input": e.content, "output": e.response} for e in examples]
@@ -219,7 +197,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=400, help="utterances of test-clean and of test-other each")
     parser.add_argument("--instructions", type=int, default=10000, help="text instructions in instructions.json")
     parser.add_argument("--seed", type=int, default=2, help="of the sentences; those of the tiny Whisper are of seed 1")
-    parser.add_argument("--language", choices=("en", "de"), default="en", help="that is spoken")
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     for name in ("train", "dev", "test", "instructions"):
@@ -231,7 +208,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     sizes = {"train": args.train, "dev": args.dev, "test": args.test}
-    chapters = [chapter for split in SPLITS for chapter in plan_split(split, sizes[split.sentences], args.seed, args.language)]
+    chapters = [chapter for split in SPLITS for chapter in plan_split(split, sizes[split.sentences], args.seed)]
     root = args.out / "LibriSpeech"
     clear_other_chapters(root, chapters)
     missing = [chapter for chapter in chapters if not is_spoken(root, chapter)]

@@ -16,21 +16,18 @@ SAMPLE_RATE = 16000  # Hz
 WINDOW = 4  # seconds
 N_MELS = 80
 EOT, SOT, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
-TRANSCRIBE, TRANSLATE = "<|transcribe|>", "<|translate|>"
 SPECIALS = (
     EOT,
     SOT,
     "<|en|>",
-    "<|de|>",
-    TRANSLATE,
-    TRANSCRIBE,
+    "<|translate|>",
+    "<|transcribe|>",
     "<|startoflm|>",
     "<|startofprev|>",
     "<|nospeech|>",
     NO_TIMESTAMPS,
 )
-LANGUAGES = ("en", "de")
-CHARACTERS = " abcdefghijklmnopqrstuvwxyz'äöüß"  # 0 is CTC's blank, so these count from 1
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # 0 is CTC's blank, so these count from 1
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,15 @@ class Recording:
     utt_id: str
     path: Path
     text: str  # lower case, no punctuation
-    language: str = "en"
 
 
-def read_split(folder: Path, language: str = "en") -> list[Recording]:
+def read_split(folder: Path) -> list[Recording]:
     """Reads a split of LibriSpeech in the order of its utterance ids."""
     recordings = []
     for transcripts in folder.glob("*/*/*.trans.txt"):
         for line in transcripts.read_text(encoding="utf-8").splitlines():
             utt_id, text = line.split(" ", 1)
-            recordings.append(Recording(utt_id, transcripts.parent / f"{utt_id}.flac", text.lower(), language))
+            recordings.append(Recording(utt_id, transcripts.parent / f"{utt_id}.flac", text.lower()))
     if not recordings:
         raise FileNotFoundError(f"{folder} holds no READER/CHAPTER/*.trans.txt; run speak.py first")
     return sorted(recordings, key=lambda recording: recording.utt_id)
@@ -94,13 +90,11 @@ def train_tokenizer(texts: list[str]) -> WhisperTokenizer:
     return tokenizer
 
 
-def token_targets(tokenizer: WhisperTokenizer, recordings: list[Recording]) -> torch.Tensor:
-    """Decoder sequences (N, T): SOT, language, task, no timestamps, words, EOT; -100 past the end."""
-    rows = []
-    for recording in recordings:
-        head = tokenizer.convert_tokens_to_ids([SOT, f"<|{recording.language}|>", TRANSCRIBE, NO_TIMESTAMPS])
-        words = tokenizer.encode(" " + recording.text, add_special_tokens=False)
-        rows.append([*head, *words, tokenizer.convert_tokens_to_ids(EOT)])
+def token_targets(tokenizer: WhisperTokenizer, texts: list[str]) -> torch.Tensor:
+    """Decoder sequences (N, T): SOT, no timestamps, words, EOT; -100 past the end."""
+    head = tokenizer.convert_tokens_to_ids([SOT, NO_TIMESTAMPS])
+    end = tokenizer.convert_tokens_to_ids(EOT)
+    rows = [[*head, *tokenizer.encode(" " + text, add_special_tokens=False), end] for text in texts]
     targets = torch.full((len(rows), max(map(len, rows))), -100)
     for i, row in enumerate(rows):
         targets[i, : len(row)] = torch.tensor(row)
