@@ -291,7 +291,7 @@ def start(action: Callable[[], None], log: Path, env: dict[str, str] | None = No
             consoles = [h for h in handlers if not isinstance(h, logging.FileHandler)]
             for handler in handlers:
                 if handler in consoles[:1]:
-                    handler.setStream(stream)
+                    handler.stream = stream  # not setStream(), which flushes the old one: that may be closed
                 else:  # of an experiment of the parent, or of its test runner
                     logging.getLogger(name).removeHandler(handler)
         os.environ.update(env or {})
