@@ -26,14 +26,14 @@ class Espeak:
     """One process may hold one of these: the library has global state."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        self.lib = ctypes.CDLL(espeakng_loader.get_library_path())
         self.data = Path(espeakng_loader.get_data_path())
-        self.native_rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, str(self.data).encode(), 0)
+        self.native_rate = self.lib.espeak_Initialize(SYNCHRONOUS, 0, str(self.data).encode(), 0)
         if self.native_rate <= 0:
             raise EspeakError(f"espeak_Initialize failed with {self.native_rate} on {self.data}")
         self.chunks: list[np.ndarray] = []
         self.callback = SynthCallback(self.collect)  # kept: the library holds only its address
-        self.library.espeak_SetSynthCallback(self.callback)
+        self.lib.espeak_SetSynthCallback(self.callback)
 
     def collect(self, samples, n_samples: int, events) -> int:
         if samples and n_samples > 0:
@@ -45,18 +45,18 @@ class Espeak:
         variant = voice.partition("+")[2]
         if not (self.data / "voices" / "!v" / variant).is_file():
             raise EspeakError(f"espeak-ng has no voice variant {variant!r}")
-        self.check("espeak_SetVoiceByName", self.library.espeak_SetVoiceByName(voice.encode()), voice)
+        self.check("espeak_SetVoiceByName", self.lib.espeak_SetVoiceByName(voice.encode()), voice)
 
     def speak(self, text: str, *, voice: str, rate: int, pitch: int) -> np.ndarray:
         """Returns float32 samples (n,) at SAMPLE_RATE, trimmed of silence; rate in words a minute, pitch 0-99."""
         self.set_voice(voice)
         for parameter, value in ((RATE, rate), (PITCH, pitch)):
-            self.check("espeak_SetParameter", self.library.espeak_SetParameter(parameter, value, 0), str(value))
+            self.check("espeak_SetParameter", self.lib.espeak_SetParameter(parameter, value, 0), str(value))
         self.chunks = []
         data = text.encode() + b"\0"
-        code = self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 0, 0, CHARS_UTF8, None, None)
+        code = self.lib.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 0, 0, CHARS_UTF8, None, None)
         self.check("espeak_Synth", code, text)
-        self.check("espeak_Synchronize", self.library.espeak_Synchronize(), text)
+        self.check("espeak_Synchronize", self.lib.espeak_Synchronize(), text)
         if not self.chunks:
             raise EspeakError(f"espeak-ng said nothing for {text!r}")
         samples = np.concatenate(self.chunks).astype(np.float32) / 32768
