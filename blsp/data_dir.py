@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from blsp.files import InputError, atomic_write
+from blsp.files import InputError, atomic_write, file_fingerprint, read_json
 
 T = TypeVar("T")
 TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "utt2dur")  # that every data directory has
@@ -295,3 +295,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def pairs_fingerprint(folder: Path, behaviour: str) -> list[str]:
+    """Changes when the features or responses of a data directory do. Raises InputError where a stage has not written them."""
+    path = folder / f"responses.{behaviour}.jsonl"
+    for file, stage in ((folder / "feats.scp", 1), (path, 2)):
+        if not file.exists():
+            raise InputError(f"{file}: is missing; run stage {stage}")
+    return [file_fingerprint(path), read_json(folder / "feats.json")["fingerprint"]]

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, Sampler
 from blsp import mel
 from blsp.adapter import adapter_length
 from blsp.ctc import Vocabulary
+from blsp.data_dir import pairs_fingerprint
 from blsp.encoder import STRIDE
-from blsp.files import InputError, file_fingerprint, read_json
+from blsp.files import InputError
 from blsp.model import Batch
 from blsp.prompts import Prompter
 
@@ -55,15 +56,6 @@ class Lines:
 def speech_length(n_frames: Any) -> Any:
     """Speech embeddings that utterances of `n_frames` feature frames (an integer, or an array of them) become."""
     return adapter_length((n_frames + STRIDE - 1) // STRIDE)
-
-
-def pairs_fingerprint(folder: Path, behaviour: str) -> list[str]:
-    """Changes when the features or responses of a data directory do. Raises InputError where a stage has not written them."""
-    path = folder / f"responses.{behaviour}.jsonl"
-    for file, stage in ((folder / "feats.scp", 1), (path, 2)):
-        if not file.exists():
-            raise InputError(f"{file}: is missing; run stage {stage}")
-    return [file_fingerprint(path), read_json(folder / "feats.json")["fingerprint"]]
 
 
 def read_targets(data_dir: Path, sets: Sequence[str], mix: Mapping[str, float]) -> Iterator[str]:

@@ -202,7 +202,7 @@ def test_two_processes_train_what_one_trains(prepared: World, tmp_path: Path) ->
     assert train(prepared, alone, "--epochs=1") == 0
     arguments = ("--config", prepared.config, "--data-dir", prepared.data, "--exp-dir", together, "--", "--epochs=1")
     env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
-    importlib.import_module("blsp.train")
+    importlib.import_module("blsp.adapter_training")
     pids = [
         start(
             lambda: command.run(lambda: call("train", *arguments)),
