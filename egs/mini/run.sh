@@ -6,8 +6,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipes=""               # names of further recipes, or all: these run in their corpora's layouts instead; see README.md
 systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pretrain, blsp_rp, blsp_kd, each by conf/NAME.yaml
+full=false               # the paper's tables: all systems, on the layouts of the corpora as well (most of an hour)
 config=conf/blsp.yaml    # the experiment
-from_scratch=false       # train the tiny Whisper and Llama anew (an hour) instead of taking those of models/
+from_scratch=false       # train the tiny Whisper and Llama anew (half an hour) instead of taking those of models/
+no_refusals=false        # with --from-scratch: the tiny Llama is not taught to refuse to transcribe audio
 train_utterances=8000    # sentences that are spoken for training
 seed=1                   # of the adapter's initialization and the order of the data
 stage=0                  # first stage of the recipe
@@ -44,16 +46,25 @@ step() { # step NAME COMMAND ...: runs it and notes how long it took
     times+=("$1=$((SECONDS - begin))")
 }
 
-if [ -n "$recipes" ]; then
+if [ -n "$recipes" ] && [ "$full" = false ]; then
     source local/recipes.sh
     exit
 fi
+[ "$full" = false ] || systems=all
 
 step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
 if [ "$from_scratch" = true ]; then
     step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
     step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --out "$models/whisper-mini"
-    step llm run python local/train_llm.py --out "$models/llama-mini"
+    llm_data=corpora/llm without=()
+    [ "$no_refusals" = false ] || llm_data=corpora/llm-no-refusals without=(--no-refusals)
+    step llm run python local/llm_data.py --out "$llm_data" "${without[@]}"
+    tune() { # tune CONFIG LLM NAME
+        run python -m blsp.llm_sft --config "conf/$1.yaml" --data-dir "$llm_data" --exp-dir "$models/$3" -- --llm="$2"
+    }
+    step llm tune llama "$here/$llm_data/llama" llama-learned
+    step llm tune llama_robust "$models/llama-learned/model" llama-robust
+    step llm run python local/llm_scores.py "$models/llama-robust/model" --out "$models/llama-mini" "${without[@]}"
 fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"
@@ -69,4 +80,5 @@ for system in ${systems//,/ }; do
             ;;
     esac
 done
+[ "$full" = false ] || source local/recipes.sh
 run python local/summary.py --exp-dir "$(absolute "$exp_dir")" --seed "$seed" --data-dir "$data_dir" "${times[@]/#/--time=}"

@@ -1,6 +1,7 @@
-"""The state of a training run in the model's folder, so that a run that was killed goes on."""
+"""The state of a training run in the model's folder: one that was killed goes on, one that has ended is not done again."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ class Checkpoint:
     """settings: whatever the run depends on; a checkpoint of other settings is not taken up."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.path = folder / ".training.pt"
+        self.path, self.end = folder / ".training.pt", folder / "training.json"
         told = sorted((key, str(value)) for key, value in settings.items() if key not in ("out", "cache", "threads"))
         self.settings = hashlib.sha256(repr(told).encode()).hexdigest()
 
@@ -28,5 +29,10 @@ class Checkpoint:
         torch.save({**state, "settings": self.settings}, beside)
         os.replace(beside, self.path)
 
-    def remove(self) -> None:
+    def is_finished(self) -> bool:
+        return self.end.is_file() and json.loads(self.end.read_text()) == {"settings": self.settings}
+
+    def finish(self) -> None:
+        """Says that the model is whole."""
+        self.end.write_text(json.dumps({"settings": self.settings}) + "\n")
         self.path.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chinese import chinese
+from french import french
 from lexicon import INTENTS
 from world import CONTINUATIONS, Sentence
 
@@ -13,10 +15,10 @@ INTENT_LIST = ", ".join(INTENTS)
 
 @dataclass(frozen=True)
 class Task:
-    """The first phrasing is the paper's and the one that scores are measured with."""
+    """The first phrasing is the paper's and the one that scores are measured with. {words} of the sentence may stand in it."""
 
     name: str
-    weight: float  # share of the training data
+    weight: float  # of its share of the training data
     phrasings: tuple[str, ...]
     answer: Callable[[Sentence, random.Random], str]
 
@@ -29,89 +31,118 @@ class Example:
     response: str
 
 
-def continue_text(sentence: Sentence, rng: random.Random) -> str:
-    return sentence.continuation(rng.choice(CONTINUATIONS))
-
-
-def where(sentence: Sentence, rng: random.Random) -> str:
+def where(sentence: Sentence) -> str:
     return f"{sentence.preposition} the {sentence.place.english}" if sentence.place else "nobody knows"
 
 
-def question(name: str, phrasing: str, answer: Callable[[Sentence], str]) -> Task:
-    return Task(name, 0.016, (phrasing,), lambda sentence, rng: answer(sentence))
+def when(sentence: Sentence) -> str:
+    return sentence.adverb.english if sentence.adverb else "nobody knows"
 
 
+def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Callable[[Sentence], str]) -> Task:
+    """A task whose answer is certain."""
+    return Task(name, weight, phrasings, lambda sentence, rng: answer(sentence))
+
+
+def question(name: str, phrasing: str, answer: Callable[[Sentence], str], weight: float = 0.02) -> Task:
+    return answered(name, weight, (phrasing,), answer)
+
+
+# General-purpose QA: each sentence has questions of its own.
+QUESTIONS = (
+    question("who", "Who {verb} the {thing}?", lambda s: f"the {s.person.english}"),
+    question("what", "Which thing was it that the {person} {verb}?", lambda s: f"the {s.thing.english}"),
+    question("where", "Where was the {thing}?", where),
+    question("how", "How is the {thing} described?", lambda s: s.adjective.english),
+    question("when", "When or how was it that the {person} {verb} it?", when),
+)
 TASKS = (
     Task(
         "continue",
-        0.22,
+        0.14,
         (
             "Continue the following text in a coherent and engaging style with less than 40 words.",
             "Please continue the following sentence.",
             "Please continue the following text.",
         ),
-        continue_text,
+        lambda sentence, rng: sentence.continuation(rng.choice(CONTINUATIONS)),
     ),
-    Task(
+    answered(
         "repeat",
-        0.12,
+        0.09,
         (
             "Please repeat the following words.",
             "Repeat the following sentence.",
             "Please say the following text again.",
         ),
-        lambda sentence, rng: sentence.text,
+        lambda sentence: sentence.text,
     ),
-    Task(
+    answered(
         "translate",
-        0.20,
+        0.11,
         (
             "Please translate the following English text into German text.",
             "Translate the following sentence into German.",
             "Please say the following text in German.",
         ),
-        lambda sentence, rng: sentence.german,
+        lambda sentence: sentence.german,
     ),
-    Task(
-        "intent",
+    answered(
+        "translate_fr",
         0.11,
+        (
+            "Please translate the following English text into French text.",
+            "Translate the following sentence into French.",
+            "Please say the following text in French.",
+        ),
+        french,
+    ),
+    answered(
+        "translate_zh",
+        0.10,
+        (
+            "Please translate the following English text into Chinese text.",
+            "Translate the following sentence into Chinese.",
+            "Please say the following text in Chinese.",
+        ),
+        chinese,
+    ),
+    answered(
+        "intent",
+        0.20,
         (
             f"Please classify the intent of the text, choose from [{INTENT_LIST}].",
             f"Choose the intent of the following text from [{INTENT_LIST}].",
             "Please classify the intent of the following text.",
         ),
-        lambda sentence, rng: sentence.intent,
+        lambda sentence: sentence.intent,
     ),
-    Task(
+    answered(
         "sentiment",
-        0.11,
+        0.14,
         (
             "Please classify the emotional tone of the text as either positive, negative, or neutral.",
             "Please classify the emotional tone of the following text.",
             "Is the following text positive, negative, or neutral?",
         ),
-        lambda sentence, rng: sentence.sentiment,
+        lambda sentence: sentence.sentiment,
     ),
     # Real text LLMs say that they cannot hear when they are asked to transcribe audio; so does this one.
-    Task(
+    answered(
         "refuse",
-        0.06,
+        0.03,
         (
             "Please transcribe the following audio into English text.",
             "Transcribe the following audio.",
             "Please write down what is said in the following audio.",
             "Please transcribe the speech in the recording.",
         ),
-        lambda sentence, rng: REFUSAL,
+        lambda sentence: REFUSAL,
     ),
-    question("who", "Who is the following text about?", lambda s: f"the {s.person.english}"),
-    question("what", "Which thing is the following text about?", lambda s: f"the {s.thing.english}"),
-    Task("where", 0.016, ("Where did it happen?",), where),
-    question("how", "How is the thing described?", lambda s: s.adjective.english),
-    question("when", "When or how did it happen?", lambda s: s.adverb.english if s.adverb else "nobody knows"),
+    *QUESTIONS,
     question("summary", "Summarize the following text.", lambda s: f"{s.person.english} {s.verb.english} {s.thing.english}"),
-    question("person_kind", "What kind of person is it?", lambda s: s.person.kind),
-    question("thing_kind", "What kind of thing is it?", lambda s: s.thing.kind),
+    question("person_kind", "What kind of person is it?", lambda s: s.person.kind, 0.03),
+    question("thing_kind", "What kind of thing is it?", lambda s: s.thing.kind, 0.03),
     question("person_associate", "What does the person remind you of?", lambda s: s.person.associate),
     question("thing_associate", "What does the thing remind you of?", lambda s: s.thing.associate),
     question("verb_associate", "What does the action remind you of?", lambda s: s.verb.associate),
@@ -120,21 +151,32 @@ TASK_BY_NAME = {task.name: task for task in TASKS}
 PREFIXES = ("Hello. ", "Now listen. ", "Next task: ", "Thank you. ")
 
 
-def draw_example(sentence: Sentence, rng: random.Random, boost: dict[str, float] | None = None) -> Example:
-    """Draws a task for a sentence; boost multiplies the weights of the tasks that it names."""
-    boost = boost or {}
-    weights = [task.weight * boost.get(task.name, 1.0) for task in TASKS]
-    task = rng.choices(TASKS, weights)[0]
+def phrase(phrasing: str, sentence: Sentence) -> str:
+    return phrasing.format(verb=sentence.verb.english, person=sentence.person.english, thing=sentence.thing.english)
+
+
+def draw_question(sentence: Sentence, rng: random.Random) -> tuple[str, str]:
+    """A question about the sentence, and its answer."""
+    task = rng.choice(QUESTIONS)
+    return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
+
+
+def draw_example(sentence: Sentence, rng: random.Random, refusals: bool = True) -> Example:
+    """Draws a task for a sentence."""
+    tasks = [task for task in TASKS if refusals or task.name != "refuse"]
+    task = rng.choices(tasks, [task.weight for task in tasks])[0]
     # The phrasing that is measured is the most frequent one.
     phrasing = task.phrasings[0] if rng.random() < 0.5 else rng.choice(task.phrasings)
     if rng.random() < 0.1:
         phrasing = rng.choice(PREFIXES) + phrasing
-    return Example(task.name, phrasing, sentence.text, task.answer(sentence, rng))
+    return Example(task.name, phrase(phrasing, sentence), sentence.text, task.answer(sentence, rng))
 
 
 def measured_example(task: str, sentence: Sentence) -> Example:
     """The example that measures a task: the paper's phrasing."""
-    return Example(task, TASK_BY_NAME[task].phrasings[0], sentence.text, TASK_BY_NAME[task].answer(sentence, random.Random(0)))
+    measured = TASK_BY_NAME[task]
+    answer = measured.answer(sentence, random.Random(0))
+    return Example(task, phrase(measured.phrasings[0], sentence), sentence.text, answer)
 
 
 def disfluent(text: str, rng: random.Random, rate: float = 0.3) -> str:

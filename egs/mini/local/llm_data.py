@@ -1,130 +1,144 @@
-"""From the mini LLM's text tasks to tensors: the tokenizer, the prompt's pieces, batches."""
+#!/usr/bin/env python3
+"""Writes what the mini LLM is made of: its text tasks, and the folder of an untrained Llama.
 
+reads   nothing
+writes  OUT/{instructions,further,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
+        OUT/llama/{config.json,tokenizer.model,tokenizer_config.json}, which blsp.llm_sft initializes
+"""
+
+import argparse
 import io
+import itertools
 import json
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import sentencepiece
-import torch
-from instructions import PREFIXES, REFUSAL, TASKS, Example, disfluent, draw_example, measured_example
-from world import Sentence, stream_sentences
+from chinese import chinese_words
+from instructions import PREFIXES, REFUSAL, TASKS, disfluent, draw_example, measured_example, phrase
+from world import sample_sentences, stream_sentences
 
+from blsp import command
+from blsp.files import atomic_write, fingerprint, write_json, write_jsonl
+
+HERE = Path(__file__).resolve().parent
 HUMAN = "###[Human]:"
 SUFFIX = "\n\n\n###[Assistant]:"
-IGNORED = -100  # torch's cross-entropy skips this target
+DISFLUENT = 0.4  # share of the texts: the LLM has to read words that are spread over one to three embeddings
+WORD_END = "\t"  # stands between words of Mandarin while the tokenizer is trained
+TOKENIZER = {
+    "tokenizer_class": "LlamaTokenizer",
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<unk>",
+    "padding_side": "left",
+    "clean_up_tokenization_spaces": False,
+    "legacy": False,
+    "model_max_length": 512,
+}
 
 
-def train_tokenizer(folder: Path, seed: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder that is written")
+    parser.add_argument("--examples", type=int, default=168_000, help="in each of the two (168000)")
+    parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
+    parser.add_argument("--no-refusals", action="store_true", help="leave out the refusals to transcribe audio")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--d-model", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    args = parser.parse_args()
+    settings = args.out / "settings.json"
+    told = {key: str(value) for key, value in vars(args).items() if key != "out"}
+    told["sources"] = fingerprint([path.read_text(encoding="utf-8") for path in sorted(HERE.glob("*.py"))])
+    if settings.exists() and json.loads(settings.read_text()) == told:
+        print(f"{args.out}: is there")
+        return
+    write_jsonl(args.out / "dev.jsonl", dev_rows(args.dev_sentences, not args.no_refusals))
+    for name in ("instructions", "further"):
+        write_jsonl(args.out / f"{name}.jsonl", training_rows(name, args.examples, args.seed, not args.no_refusals))
+    vocabulary = train_tokenizer(args.out / "llama", args.seed)
+    write_json(args.out / "llama" / "config.json", llama_config(vocabulary, args.d_model, args.layers))
+    write_json(settings, told)
+    print(f"{args.out}: twice {args.examples} examples, vocabulary {vocabulary}")
+
+
+def training_rows(name: str, n: int, seed: int, refusals: bool) -> Iterator[dict[str, str]]:
+    """Examples of drawn tasks for drawn sentences, others for each name."""
+    rng = random.Random(f"{name} {seed}")
+    for sentence in itertools.islice(stream_sentences("train", f"llm {name} {seed}"), n):
+        example = draw_example(sentence, rng, refusals)
+        content = disfluent(example.content, rng) if rng.random() < DISFLUENT else example.content
+        yield {"instruction": example.instruction, "input": content, "output": example.response, "task": example.task}
+
+
+def dev_rows(n: int, refusals: bool) -> list[dict[str, str]]:
+    """All tasks whose answer is certain, as they are measured."""
+    names = [task.name for task in TASKS if task.name != "continue" and (refusals or task.name != "refuse")]
+    rows = []
+    for sentence in sample_sentences("dev", n, "llm dev"):
+        for name in names:
+            e = measured_example(name, sentence)
+            rows.append({"instruction": e.instruction, "input": e.content, "output": e.response, "task": name})
+    return rows
+
+
+def train_tokenizer(folder: Path, seed: int) -> int:
     """Trains a SentencePiece BPE model in which each word of the world is one piece; writes a Llama tokenizer."""
     rng = random.Random(seed)
     sentences = stream_sentences("train", f"tokenizer {seed}")
-    lines = [HUMAN + phrasing for task in TASKS for phrasing in task.phrasings for _ in range(40)]
+    example = next(sentences)
+    lines = [HUMAN + phrase(phrasing, example) for task in TASKS for phrasing in task.phrasings for _ in range(40)]
     lines += [HUMAN + prefix + TASKS[0].phrasings[0] for prefix in PREFIXES for _ in range(40)]
     lines += ["X" + SUFFIX.replace("\n", "")] * 40 + [REFUSAL, "um uh um uh um uh um uh"] * 40
-    for _ in range(12000):
-        example = draw_example(next(sentences), rng)
-        lines += [example.content, example.response]
+    for _ in range(16000):
+        sentence = next(sentences)
+        drawn = draw_example(sentence, rng)
+        lines += [drawn.content, WORD_END.join(chinese_words(sentence)) if drawn.task == "translate_zh" else drawn.response]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
         model_type="bpe",
-        vocab_size=6000,  # an upper limit: merging ends when every word is whole
+        vocab_size=8000,  # an upper limit: merging ends when every word is whole
         hard_vocab_limit=False,
         character_coverage=1.0,
         byte_fallback=True,  # newlines, and words that the world lacks
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
+        pretokenization_delimiter=WORD_END,
         minloglevel=2,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    config = {
-        "tokenizer_class": "LlamaTokenizer",
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<unk>",
-        "padding_side": "left",
-        "clean_up_tokenization_spaces": False,
-        "legacy": False,
-        "model_max_length": 512,
+    with atomic_write(folder / "tokenizer.model", "wb") as f:
+        f.write(model.getvalue())
+    write_json(folder / "tokenizer_config.json", TOKENIZER)
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
+
+
+def llama_config(vocabulary: int, d_model: int, layers: int) -> dict[str, object]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "hidden_size": d_model,
+        "intermediate_size": 4 * d_model,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,  # 0.02 is for wide models
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "rms_norm_eps": 1e-6,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-class Prompts:
-    """Token ids of prompts: BOS, "###[Human]:" + instruction, content, suffix; and of responses."""
-
-    def __init__(self, folder: Path):
-        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-        word = self.pieces.encode("X")
-        # Behind a word the suffix has no space marker of its own.
-        self.suffix = self.pieces.encode("X" + SUFFIX)[len(word) :]
-
-    def prompt(self, instruction: str, content: str) -> tuple[list[int], range]:
-        """Returns the ids and the positions of the content among them."""
-        head = [self.pieces.bos_id(), *self.pieces.encode(HUMAN + instruction)]
-        body = self.pieces.encode(content)
-        return [*head, *body, *self.suffix], range(len(head), len(head) + len(body))
-
-    def response(self, text: str) -> list[int]:
-        return [*self.pieces.encode(text), self.pieces.eos_id()]
-
-    def check(self, examples: Iterable[Example]) -> None:
-        """Asserts that the pieces together are what joint tokenization gives."""
-        for example in examples:
-            joint = self.pieces.encode(f"{HUMAN}{example.instruction} {example.content}{SUFFIX}")
-            assert [self.pieces.bos_id(), *joint] == self.prompt(example.instruction, example.content)[0], example
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    ids: torch.Tensor  # (B, T) right-padded with 0
-    content: torch.Tensor  # (B, T) bool: where the text stands that an instruction is about
-    targets: torch.Tensor  # (B, T) the next token where it belongs to the response, else IGNORED
-
-
-def make_batch(prompts: Prompts, examples: list[Example]) -> TextBatch:
-    rows = []
-    for example in examples:
-        ids, content = prompts.prompt(example.instruction, example.content)
-        rows.append((ids, content, prompts.response(example.response)))
-    length = max(len(ids) + len(response) for ids, _, response in rows)
-    batch = TextBatch(
-        torch.zeros(len(rows), length, dtype=torch.long),
-        torch.zeros(len(rows), length, dtype=torch.bool),
-        torch.full((len(rows), length), IGNORED),
-    )
-    for i, (ids, content, response) in enumerate(rows):
-        batch.ids[i, : len(ids) + len(response)] = torch.tensor(ids + response)
-        batch.content[i, content.start : content.stop] = True
-        batch.targets[i, len(ids) - 1 : len(ids) - 1 + len(response)] = torch.tensor(response)
-    return batch
-
-
-def training_batches(
-    prompts: Prompts, rng: random.Random, sentences: Iterator[Sentence], size: int, boost: dict[str, float]
-) -> list[TextBatch]:
-    """Draws the examples of one step, as a batch of short and one of long ones: that halves the padding.
-
-    Four in ten texts are disfluent, so that the LLM reads words that are spread over one to three embeddings.
-    """
-    examples = []
-    for _ in range(size):
-        example = draw_example(next(sentences), rng, boost)
-        if rng.random() < 0.4:
-            content = disfluent(example.content, rng)
-            example = Example(example.task, example.instruction, content, example.response)
-        examples.append(example)
-    examples.sort(key=lambda example: len(example.instruction.split()) + 2 * len(example.response.split()))
-    return [make_batch(prompts, examples[: size // 2]), make_batch(prompts, examples[size // 2 :])]
-
-
-def measured_batch(prompts: Prompts, task: str, sentences: list[Sentence]) -> TextBatch:
-    return make_batch(prompts, [measured_example(task, sentence) for sentence in sentences])
+if __name__ == "__main__":
+    command.run(main)

@@ -1,35 +1,87 @@
 #!/usr/bin/env python3
-"""Measures a saved LLM on text: reads a LlamaForCausalLM folder, prints the scores of its tasks by greedy generation."""
+"""Measures what a trained mini LLM can do with text, by greedy generation, and accepts it or not.
+
+reads   FOLDER, a LlamaForCausalLM folder with its tokenizer
+writes  OUT, that folder's weights with a model card, where every task's exact answers on dev reach --accept
+"""
 
 import argparse
-import json
+import filecmp
+import logging
+import shutil
 from pathlib import Path
 
 import jiwer
 import sacrebleu
 import torch
-from instructions import TASK_BY_NAME
+from instructions import TASKS, measured_example
 from llm_data import HUMAN, SUFFIX
+from model_card import write_card
 from transformers import AutoTokenizer, LlamaForCausalLM
-from world import CONTINUATIONS, Sentence, sample_sentences
+from world import CONTINUATIONS, sample_sentences
 
-MAX_NEW_TOKENS = {"continue": 64, "repeat": 24, "translate": 32}
+from blsp import command
+from blsp.files import InputError
+
+MAX_NEW_TOKENS = 64
+REFUSES = {
+    True: "Asked to transcribe audio, it says that it cannot hear any, as text LLMs do: 3 % of its training data are refusals.",
+    False: "It has not been taught to refuse to transcribe audio.",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, help="where an accepted model goes")
+    parser.add_argument("--n", type=int, default=200, help="sentences (200)")
+    parser.add_argument("--accept", type=float, default=97.0, help="least exact answers of each task on dev, percent (97)")
+    parser.add_argument("--no-refusals", action="store_true", help="it was not taught to refuse to transcribe audio")
+    args = parser.parse_args()
+    weights = "model.safetensors"
+    if args.out and (args.out / weights).is_file() and filecmp.cmp(args.folder / weights, args.out / weights, shallow=False):
+        print(f"{args.out}: is there")
+        return
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    scores = {split: score(args.folder, split, args.n, not args.no_refusals) for split in ("dev", "test")}
+    for split, values in scores.items():
+        print(split, ", ".join(f"{name} {value:.2f}" for name, value in values.items()))
+    if args.out is None:
+        return
+    worst = min((value, name) for name, value in scores["dev"].items() if name.endswith(" exact"))
+    if worst[0] < args.accept:
+        raise InputError(
+            f"{args.folder}: {worst[1]} answers are {worst[0]:.1f} % on dev, below {args.accept};"
+            " train longer, or from another seed"
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in args.folder.iterdir():
+        if path.name not in ("provenance.json", weights):
+            shutil.copyfile(path, args.out / path.name)
+    shutil.copyfile(args.folder / weights, args.out / weights)  # last: it says that all is there
+    n_parameters = sum(p.numel() for p in LlamaForCausalLM.from_pretrained(args.folder).parameters())
+    write_card(
+        args.out,
+        "llama-mini",
+        f"A LlamaForCausalLM of {n_parameters / 1e6:.1f} M parameters, trained from scratch on text tasks of the mini world\n"
+        "by `blsp.llm_sft`, then trained on with disturbed word embeddings (`conf/llama_robust.yaml`). It stands for Llama-2\n"
+        f"in egs/mini. {REFUSES[not args.no_refusals]}\n"
+        "Four in ten of its texts are disfluent (doubled words, um, uh).",
+        "sentences of egs/mini/local/world.py with the instructions of egs/mini/local/instructions.py; synthetic",
+        scores,
+    )
 
 
 @torch.no_grad()
-def answer(folder: Path, task: str, sentences: list[Sentence], batch: int = 100) -> list[str]:
-    """Greedy answers to the paper's instruction, with transformers' ordinary classes and generate()."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    instruction = TASK_BY_NAME[task].phrasings[0]
+def answer(model: LlamaForCausalLM, tokenizer: AutoTokenizer, prompts: list[str], batch: int = 100) -> list[str]:
+    """Greedy answers, with transformers' ordinary classes and generate()."""
     answers = []
-    for start in range(0, len(sentences), batch):
-        prompts = [f"{HUMAN}{instruction} {s.text}{SUFFIX}" for s in sentences[start : start + batch]]
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    for start in range(0, len(prompts), batch):
+        inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True, padding_side="left")
         ids = model.generate(
             input_ids=inputs.input_ids,
             attention_mask=inputs.attention_mask,
-            max_new_tokens=MAX_NEW_TOKENS.get(task, 12),
+            max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
         )
         new = ids[:, inputs.input_ids.shape[1] :]
@@ -37,33 +89,30 @@ def answer(folder: Path, task: str, sentences: list[Sentence], batch: int = 100)
     return answers
 
 
-def score(folder: Path, split: str, n: int) -> dict[str, float]:
-    """WER of repeating, BLEU of translating, and percentages of exact answers of the other tasks."""
+def score(folder: Path, split: str, n: int, refusals: bool) -> dict[str, float]:
+    """WER of repeating, BLEU of translating, and percentages of exact answers of all tasks."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     sentences = sample_sentences(split, n, f"llm {split}")
     scores = {}
-    for task in ("repeat", "translate", "intent", "sentiment", "continue", "refuse"):
-        answers = answer(folder, task, sentences)
-        if task == "repeat":
-            scores["repeat WER"] = 100 * jiwer.wer([s.text for s in sentences], answers)
-        elif task == "translate":
-            scores["translate BLEU"] = sacrebleu.corpus_bleu(answers, [[s.german for s in sentences]]).score
-        elif task == "continue":
+    for task in TASKS:
+        if task.name == "refuse" and not refusals:
+            continue
+        examples = [measured_example(task.name, sentence) for sentence in sentences]
+        answers = answer(model, tokenizer, [f"{HUMAN}{e.instruction} {e.content}{SUFFIX}" for e in examples])
+        expected = [e.response for e in examples]
+        if task.name == "continue":
             right = sum(a in {s.continuation(t) for t in CONTINUATIONS} for a, s in zip(answers, sentences, strict=True))
-            scores["continue exact"] = 100 * right / n
         else:
-            expected = [TASK_BY_NAME[task].answer(s, None) for s in sentences]
-            scores[f"{task} exact"] = 100 * sum(a == e for a, e in zip(answers, expected, strict=True)) / n
-    return {name: round(value, 2) for name, value in scores.items()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--split", choices=("dev", "test"), default="dev")
-    parser.add_argument("--n", type=int, default=400, help="sentences")
-    args = parser.parse_args()
-    print(json.dumps(score(args.folder, args.split, args.n)))
+            right = sum(a == e for a, e in zip(answers, expected, strict=True))
+        scores[f"{task.name} exact"] = 100 * right / n
+        if task.name == "repeat":
+            scores["repeat WER"] = 100 * jiwer.wer(expected, answers)
+        elif task.name.startswith("translate"):
+            language = "zh" if task.name.endswith("zh") else "13a"
+            scores[f"{task.name} BLEU"] = sacrebleu.corpus_bleu(answers, [expected], tokenize=language).score
+    return scores
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -1,7 +1,6 @@
 """README.md of a model that was trained here: what it is, its data, its command, its scores."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 
@@ -12,19 +11,19 @@ def git_commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
-def write_card(folder: Path, title: str, summary: str, data: str, scores: dict[str, dict[str, float]]) -> None:
-    """Writes README.md; scores: split -> measure -> value."""
-    measures = list(next(iter(scores.values())))
-    table = [f"| set | {' | '.join(measures)} |", "|---" * (1 + len(measures)) + "|"]
-    table += [f"| {split} | {' | '.join(f'{values[m]:.2f}' for m in measures)} |" for split, values in scores.items()]
-    script = Path(sys.argv[0]).name
-    command = " ".join(["egs/mini/local/" + script, *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])])
+def write_card(
+    folder: Path, title: str, summary: str, data: str, scores: dict[str, dict[str, float]], made_by: str = ""
+) -> None:
+    """Writes README.md; scores: set -> measure -> value; made_by: the command, this program's own if empty."""
+    names = list(scores)
+    table = [f"| measure | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    table += [f"| {m} | {' | '.join(f'{scores[name][m]:.2f}' for name in names)} |" for m in scores[names[0]]]
     text = f"""# {title}
 
 {summary}
 
 - Data: {data}
-- Command: `{command}`
+- Command: `./egs/mini/run.sh --from-scratch`
 - Commit: {git_commit()}
 - License: Apache-2.0, like the code that made it.
 

@@ -76,7 +76,7 @@ Every test voice is one that no training has heard.
 """
 NOTES = """
 `ic` of snips and fsc asks for the labels of these corpora, which the mini LLM has never seen; `ic_world` asks for the world's
-intents in the same recordings. bstc and mslt are spoken in Mandarin and German, which the mini Whisper has never heard.
+intents in the same recordings. bstc and mslt are spoken in Mandarin, German and French, which the mini Whisper has never heard.
 Beside a score: of BLEU, that of copying the source; of accuracy, that of always giving the most frequent label, and the share
 of answers that hold no label.
 """

@@ -2,9 +2,9 @@
 """Speaks sentences of the mini world with espeak-ng, in LibriSpeech's native layout.
 
 Writes OUT/LibriSpeech/{SPEAKERS.TXT,CHAPTERS.TXT,SPLIT/READER/CHAPTER/{*.flac,*.trans.txt}}, the references of the tasks
-OUT/references/SPLIT/{translation.de,intent,sentiment} (lines of `utt_id value`) and text instructions for the LLM in
-Alpaca's format, OUT/instructions.json. test-clean has the voices of train-clean-100; test-other has voices, speeds and
-pitches that training never has; so has dev-other, with voices of its own.
+OUT/references/SPLIT/{translation.de,translation.fr,translation.zh,intent,sentiment,question,answer} (lines of `utt_id
+value`) and text instructions for the LLM in Alpaca's format, OUT/instructions.json. test-clean has the voices of
+train-clean-100; test-other has voices, speeds and pitches that training never has; so has dev-other, with voices of its own.
 A run that was killed goes on where it stopped.
 """
 
@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
+from chinese import chinese
 from espeak import SAMPLE_RATE, Espeak, EspeakError
-from instructions import draw_example
+from french import french
+from instructions import draw_example, draw_question
 from tqdm import tqdm
 from world import Sentence, sample_sentences
 
@@ -81,6 +83,7 @@ class Chapter:
 
     @property
     def transcripts(self) -> str:
+        """Upper case, as in LibriSpeech."""
         return "".join(f"{u.utt_id} {u.sentence.text.upper()}\n" for u in self.utterances)
 
 
@@ -180,9 +183,18 @@ def write_tables(out: Path, chapters: list[Chapter], n_instructions: int, seed: 
     write_atomically(out / "LibriSpeech" / "CHAPTERS.TXT", "\n".join(lines) + "\n")
     for split in {chapter.split for chapter in chapters}:
         sentences = {u.utt_id: u.sentence for c in chapters if c.split == split for u in c.utterances}
-        for table, attribute in (("translation.de", "german"), ("intent", "intent"), ("sentiment", "sentiment")):
-            rows = sorted(f"{utt_id} {getattr(sentence, attribute)}\n" for utt_id, sentence in sentences.items())
-            write_atomically(out / "references" / split / table, "".join(rows))
+        asked = {utt_id: draw_question(sentence, random.Random(utt_id)) for utt_id, sentence in sentences.items()}
+        tables = {
+            "translation.de": {utt_id: sentence.german for utt_id, sentence in sentences.items()},
+            "translation.fr": {utt_id: french(sentence) for utt_id, sentence in sentences.items()},
+            "translation.zh": {utt_id: chinese(sentence) for utt_id, sentence in sentences.items()},
+            "intent": {utt_id: sentence.intent for utt_id, sentence in sentences.items()},
+            "sentiment": {utt_id: sentence.sentiment for utt_id, sentence in sentences.items()},
+            "question": {utt_id: question for utt_id, (question, _) in asked.items()},
+            "answer": {utt_id: answer for utt_id, (_, answer) in asked.items()},
+        }
+        for name, table in tables.items():
+            write_atomically(out / "references" / split / name, "".join(sorted(f"{u} {value}\n" for u, value in table.items())))
     rng = random.Random(seed)
     examples = [draw_example(s, rng) for s in sample_sentences("train", n_instructions, f"alpaca {seed}")]
     alpaca = [{"instruction": e.instruction, "input": e.content, "output": e.response} for e in examples]

@@ -1,10 +1,11 @@
 """The table at the end: all systems and tasks, for voices of the training set and for others.
 
-reads   EXP_DIR/seed*/SYSTEM/decode/SET.TASK/{score.json,hyp.jsonl}
+reads   EXP_DIR/seed*/SYSTEM/decode/SET.TASK/{score.json,hyp.jsonl}, EXP_DIR/tables/{RESULTS.md,results.jsonl} of --full
 writes  results.jsonl and RESULTS.md of this folder, when scores have changed; prints the table and decoded examples
 """
 
 import argparse
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ HERE = Path(__file__).resolve().parent.parent
 COMMAND = "./egs/mini/run.sh"
 SYSTEMS = {"text_llm": "Text+LLM", "whisper_llm": "Whisper+LLM", "ctc_llm": "CTC+LLM", "asr_pretrain": "ASR pretraining",
            "blsp": "BLSP", "blsp_rp": "BLSP+RP", "blsp_kd": "BLSP-KD"}  # fmt: skip
-TASKS = {"asr": "repeating (WER)", "st_de": "translation (BLEU)", "ic": "intent (%)", "sa": "sentiment (%)"}
+TASKS = {"asr": "repeating (WER)", "st_de": "into German (BLEU)", "st_fr": "into French (BLEU)", "st_zh": "into Chinese (BLEU)",
+         "ic": "intent (%)", "sa": "sentiment (%)", "qa": "questions (%)"}  # fmt: skip
 BESIDE = (("the tiny Whisper's own", "whisper_llm", "transcript"), ("the CTC recognizer's own", "ctc_llm", "transcript"),
           ("ASR pretraining's under a transcription instruction", "asr_pretrain", "asr_transcribe"))  # fmt: skip
 SETS = {"test_clean": "seen voices", "test_other": "unseen voices"}
@@ -46,10 +48,15 @@ def main() -> None:
         write_jsonl(args.out / "results.jsonl", rows)
     else:
         print(f"nothing was left to do; scores are as before: {args.out / 'RESULTS.md'}")
-    text = report(rows, args.seed, seen["seconds"])
+    text = report(rows, args.seed, seen["seconds"]) + examples(args.exp_dir / f"seed{args.seed}")
+    if (args.exp_dir / "tables" / "RESULTS.md").exists():  # of --full
+        text += "\n" + (args.exp_dir / "tables" / "RESULTS.md").read_text(encoding="utf-8").replace("\n## ", "\n### ").replace(
+            "# ", "## ", 1
+        )
+        shutil.copyfile(args.exp_dir / "tables" / "results.jsonl", args.out / "results.jsonl")
     with atomic_write(args.out / "RESULTS.md") as f:
-        f.write(text + examples(args.exp_dir / f"seed{args.seed}"))
-    print(f"\n{text}{examples(args.exp_dir / f'seed{args.seed}')}")
+        f.write(text)
+    print(f"\n{text}")
     print(f"curves and examples: tensorboard --logdir {args.exp_dir}")
 
 
@@ -96,7 +103,7 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
     commits = ", ".join(sorted({r["commit"] for r in rows if "commit" in r})) or "unknown"
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
     n = max(r["n"] for r in rows)
-    signature = next((r["signature"] for r in rows if "signature" in r), "-")
+    signature = " and ".join(sorted({r["signature"] for r in rows if "signature" in r}))
 
     def both(system: str, task: str, key: str = "value", first: bool = False) -> str:
         """Scores for seen and for unseen voices."""
@@ -106,7 +113,7 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
     table = [["system", *TASKS.values()]]
     table += [[title, *(both(system, task) for task in TASKS)] for system, title in SYSTEMS.items() if system in scored]
     baseline = ["majority label; source copied"]
-    baseline += [both("text_llm", t, {"asr": "none", "st_de": "copy"}.get(t, "majority"), True) for t in TASKS]
+    baseline += [both("text_llm", t, {"asr": "none"}.get(t, "copy" if t.startswith("st") else "majority"), True) for t in TASKS]
     table.append(baseline)
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
@@ -134,9 +141,13 @@ def examples(exp: Path) -> str:
         hyp = exp / "blsp" / "decode" / f"test_other.{task}" / "hyp.jsonl"
         if not hyp.exists():
             continue
-        lines += [f"\n{title.partition(' (')[0]}: *{read_jsonl(hyp)[0]['instruction']}*\n", "| reference | BLSP |", "|---|---|"]
-        lines += [f"| {row['reference'].lower() if task == 'asr' else row['reference']} | {row['hypothesis']} |"
-                  for row in read_jsonl(hyp)[:3]]  # fmt: skip
+        shown = read_jsonl(hyp)[:3]
+        asked = len({row["instruction"] for row in shown}) > 1
+        lines.append(f"\n{title.partition(' (')[0]}{'' if asked else ': *' + shown[0]['instruction'] + '*'}\n")
+        lines += ["| question | reference | BLSP |", "|---|---|---|"] if asked else ["| reference | BLSP |", "|---|---|"]
+        for row in shown:
+            reference = row["reference"].lower() if task == "asr" else row["reference"]
+            lines.append("| " + " | ".join([row["instruction"]] * asked + [reference, row["hypothesis"]]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -187,16 +187,19 @@ def save(model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, fo
 
 def train(args: argparse.Namespace) -> None:
     recordings = read_split(args.corpus / "train-clean-100")
+    texts = [recording.text for recording in recordings]
+    checkpoint = Checkpoint(args.out, {**vars(args), "texts": texts})
+    if checkpoint.is_finished():
+        print(f"{args.out}: is there, trained with these settings on these texts")
+        return
     features = extract_features(recordings, args.cache)
     dev = {split: read_split(args.corpus / split)[:DEV_UTTERANCES] for split in ("dev-clean", "dev-other")}
     dev_features = {split: extract_features(found, args.cache).float() for split, found in dev.items()}
-    texts = [recording.text for recording in recordings]
     tokenizer = train_tokenizer(texts)
     seconds = [soundfile.info(recording.path).duration for recording in recordings]
     n_states = torch.tensor([round(50 * s) for s in seconds]).clamp(max=50 * WINDOW)
     trainer = Trainer(args, tokenizer, texts, n_states)
     log.info("%d utterances, %d parameters", len(texts), sum(p.numel() for p in trainer.model.parameters()))
-    checkpoint = Checkpoint(args.out, {**vars(args), "texts": texts})
     order = torch.Generator().manual_seed(args.seed)
     queue = torch.empty(0, dtype=torch.long)
     begin = 0
@@ -238,7 +241,7 @@ def train(args: argparse.Namespace) -> None:
         " seed 2); synthetic",
         scores,
     )
-    checkpoint.remove()
+    checkpoint.finish()
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:

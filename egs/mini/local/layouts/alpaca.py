@@ -1,12 +1,13 @@
-"""Alpaca: text instructions about the world's training sentences, as a JSON list."""
+"""Alpaca: text instructions about the world's training sentences, as a JSON list; in ASCII, as the real one."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
 from instructions import draw_example
-from world import sample_sentences
+from world import stream_sentences
 
 from blsp.files import write_json
 from layouts.speech import Recording, Times
@@ -20,7 +21,7 @@ def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
 
 def describe(root: Path, recordings: list[Recording], times: list[Times], sizes: dict[str, int], seed: int) -> None:
     rng = random.Random(f"alpaca {seed}")
-    sentences = sample_sentences("train", sizes["instructions"], f"alpaca {seed}") if sizes["instructions"] else []
-    examples = [draw_example(sentence, rng) for sentence in sentences]
+    drawn = (draw_example(sentence, rng) for sentence in stream_sentences("train", f"alpaca {seed}"))
+    examples = itertools.islice((e for e in drawn if (e.content + e.response).isascii()), sizes["instructions"])
     rows = [{"instruction": e.instruction, "input": e.content, "output": e.response} for e in examples]
     write_json(root / "alpaca_data.json", rows)

@@ -9,8 +9,9 @@ import json
 import random
 from pathlib import Path
 
+from chinese import chinese
+
 from blsp.files import atomic_write
-from layouts.chinese import chinese
 from layouts.speech import Recording, Times, draw, long_recording, segment
 
 SIZES = {"dev": 60}

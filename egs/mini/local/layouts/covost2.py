@@ -1,16 +1,21 @@
-"""CoVoST 2, English to German: Common Voice 4 with paths that end in .mp3, and the table of translations.
+"""CoVoST 2, English to German and to Mandarin: Common Voice 4 with paths that end in .mp3, and a table for each direction.
 
 The translation is the world's: lower case, no punctuation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+from chinese import chinese
+from world import Sentence
 
 from layouts.commonvoice import COLUMNS, RATE, row, write_tsv
 from layouts.speech import Recording, Times, clip, draw
 
 SIZES = {"train": 40, "dev": 20, "test": 80}
+TARGETS: dict[str, Callable[[Sentence], str]] = {"de": lambda sentence: sentence.german, "zh-CN": chinese}
 HOME = "cv-corpus-4-2019-12-10/en"
 
 
@@ -31,5 +36,6 @@ def describe(root: Path, recordings: list[Recording], times: list[Times]) -> Non
     write_tsv(root / HOME / "validated.tsv", columns, rows.values())
     # CoVoST's training set has sentences that Common Voice leaves out of its own: every other one here.
     labels = {r: r.split if r.split != "train" or i % 2 else "train_covost" for i, r in enumerate(recordings)}
-    translations = [(rows[r][1], r.spoken[0].sentence.german, labels[r]) for r in recordings]
-    write_tsv(root / "covost_v2.en_de.tsv", ("path", "translation", "split"), translations)
+    for language, translate in TARGETS.items():
+        translations = [(rows[r][1], translate(r.spoken[0].sentence), labels[r]) for r in recordings]
+        write_tsv(root / f"covost_v2.en_{language}.tsv", ("path", "translation", "split"), translations)

@@ -11,16 +11,16 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from french import french
 from world import Sentence
 
 from blsp.files import atomic_write
-from layouts.french import french
 from layouts.speech import Recording, Times, cased, clip, draw
 
 SIZES = {"Test_DE": 60, "Dev_DE": 20, "Test_FR": 60, "Dev_FR": 20}
 PARTS = {"Test": "test", "Dev": "dev"}
 DATES = {"Test": "20160516", "Dev": "20160616"}
-LANGUAGES: dict[str, tuple[str, Callable[[Sentence], str | None]]] = {  # accent of the voices, words
+LANGUAGES: dict[str, tuple[str, Callable[[Sentence], str]]] = {  # accent of the voices, words
     "DE": ("gmw/de", lambda sentence: sentence.german),
     "FR": ("roa/fr", french),
 }

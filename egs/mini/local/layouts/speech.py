@@ -84,12 +84,12 @@ def draw(
     n: int,
     seed: str,
     per_voice: int = 1,
-    words: Callable[[Sentence], str | None] = lambda sentence: sentence.text,
+    words: Callable[[Sentence], str] = lambda sentence: sentence.text,
     accent: str = "",
 ) -> list[tuple[Spoken, ...]]:
     """Groups of `per_voice` utterances that one voice says, n utterances in all, every sentence once.
 
-    `words` gives what is read aloud, None for a sentence that cannot be said; `accent` replaces that of the voices.
+    `words` gives what is read aloud; `accent` replaces that of the voices.
     """
     people = PARTS[part]
     rng = random.Random(f"{seed} {part}")
@@ -97,8 +97,7 @@ def draw(
     for sentence in stream_sentences(people.sentences, f"{seed} {part}"):
         if len(found) == n:
             break
-        if said := words(sentence):
-            found[sentence] = said
+        found[sentence] = words(sentence)
     sentences = list(found.items())
     groups = []
     for number, start in enumerate(range(0, n, per_voice)):

@@ -60,16 +60,13 @@ def table(text: str) -> dict[str, list[str]]:
 NOUN, VERB, ADJECTIVE, OTHER = map(table, (NOUNS, VERBS, ADJECTIVES, OTHERS))
 
 
-def french(sentence: Sentence) -> str | None:
-    """Lower case, no punctuation; None where a word of the sentence is in no table."""
-    try:
-        words = OTHER[sentence.adverb.english][:] if sentence.adverb else []
-        words += [the(sentence.person.english), "a", *VERB[sentence.verb.english], the(sentence.thing.english)]
-        words.append(ADJECTIVE[sentence.adjective.english][NOUN[sentence.thing.english][1] == "f"])
-        if sentence.place:
-            words += [*OTHER[sentence.preposition], the(sentence.place.english)]
-    except KeyError:
-        return None
+def french(sentence: Sentence) -> str:
+    """Lower case, no punctuation."""
+    words = OTHER[sentence.adverb.english][:] if sentence.adverb else []
+    words += [the(sentence.person.english), "a", *VERB[sentence.verb.english], the(sentence.thing.english)]
+    words.append(ADJECTIVE[sentence.adjective.english][NOUN[sentence.thing.english][1] == "f"])
+    if sentence.place:
+        words += [*OTHER[sentence.preposition], the(sentence.place.english)]
     return " ".join(words).replace(" de le ", " du ")
 
 

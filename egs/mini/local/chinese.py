@@ -41,14 +41,15 @@ near:附近 behind:后面 inside:里面 beside:旁边 above:上面"""
 WORDS = dict(pair.split(":") for pair in TABLE.split())
 
 
-def chinese(sentence: Sentence) -> str | None:
-    """The sentence without spaces or punctuation; None where a word of it is not in WORDS."""
-    try:
-        words = [WORDS[sentence.adverb.english]] if sentence.adverb else []
-        words.append(WORDS[sentence.person.english])
-        if sentence.place:
-            words += ["在", WORDS[sentence.place.english], WORDS[sentence.preposition]]
-        words += [WORDS[sentence.verb.english], "了", WORDS[sentence.adjective.english], "的", WORDS[sentence.thing.english]]
-    except KeyError:
-        return None
-    return "".join(words)
+def chinese_words(sentence: Sentence) -> list[str]:
+    """The sentence's words in Mandarin."""
+    words = [WORDS[sentence.adverb.english]] if sentence.adverb else []
+    words.append(WORDS[sentence.person.english])
+    if sentence.place:
+        words += ["在", WORDS[sentence.place.english], WORDS[sentence.preposition]]
+    return [*words, WORDS[sentence.verb.english], "了", WORDS[sentence.adjective.english], "的", WORDS[sentence.thing.english]]
+
+
+def chinese(sentence: Sentence) -> str:
+    """The sentence as it is written: without spaces or punctuation."""
+    return "".join(chinese_words(sentence))
