@@ -59,12 +59,13 @@ if [ "$from_scratch" = true ]; then
     llm_data=corpora/llm without=()
     [ "$no_refusals" = false ] || llm_data=corpora/llm-no-refusals without=(--no-refusals)
     step llm run python local/llm_data.py --out "$llm_data" "${without[@]}"
-    tune() { # tune CONFIG LLM NAME
-        run python -m blsp.llm_sft --config "conf/$1.yaml" --data-dir "$llm_data" --exp-dir "$models/$3" -- --llm="$2"
+    tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
+        run python -m blsp.llm_sft --config "conf/$2.yaml" --data-dir "$llm_data" --exp-dir "$models/$1" -- --llm="$3" "${@:4}"
     }
-    step llm tune llama "$here/$llm_data/llama" llama-learned
-    step llm tune llama_robust "$models/llama-learned/model" llama-robust
-    step llm run python local/llm_scores.py "$models/llama-robust/model" --out "$models/llama-mini" "${without[@]}"
+    step llm tune llama-1 llama "$here/$llm_data/llama"
+    step llm tune llama-2 llama_robust "$models/llama-1/model" # the noise rises in two steps
+    step llm tune llama-3 llama_robust "$models/llama-2/model" --seed=3 --neftune_alpha=40
+    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini" "${without[@]}"
 fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"

@@ -45,7 +45,8 @@ TOKENIZER = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
-    parser.add_argument("--examples", type=int, default=168_000, help="in each of the two (168000)")
+    parser.add_argument("--examples", type=int, default=168_000, help="in instructions.jsonl (168000)")
+    parser.add_argument("--further", type=int, default=100_000, help="examples in further.jsonl (100000)")
     parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
     parser.add_argument("--no-refusals", action="store_true", help="leave out the refusals to transcribe audio")
     parser.add_argument("--seed", type=int, default=1)
@@ -59,12 +60,12 @@ def main() -> None:
         print(f"{args.out}: is there")
         return
     write_jsonl(args.out / "dev.jsonl", dev_rows(args.dev_sentences, not args.no_refusals))
-    for name in ("instructions", "further"):
-        write_jsonl(args.out / f"{name}.jsonl", training_rows(name, args.examples, args.seed, not args.no_refusals))
+    for name, n in (("instructions", args.examples), ("further", args.further)):
+        write_jsonl(args.out / f"{name}.jsonl", training_rows(name, n, args.seed, not args.no_refusals))
     vocabulary = train_tokenizer(args.out / "llama", args.seed)
     write_json(args.out / "llama" / "config.json", llama_config(vocabulary, args.d_model, args.layers))
     write_json(settings, told)
-    print(f"{args.out}: twice {args.examples} examples, vocabulary {vocabulary}")
+    print(f"{args.out}: {args.examples} and {args.further} examples, vocabulary {vocabulary}")
 
 
 def training_rows(name: str, n: int, seed: int, refusals: bool) -> Iterator[dict[str, str]]:
