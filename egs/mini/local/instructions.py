@@ -44,8 +44,8 @@ def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Calla
     return Task(name, weight, phrasings, lambda sentence, rng: answer(sentence))
 
 
-def question(name: str, phrasing: str, answer: Callable[[Sentence], str], weight: float = 0.02) -> Task:
-    return answered(name, weight, (phrasing,), answer)
+def question(name: str, phrasing: str, answer: Callable[[Sentence], str]) -> Task:
+    return answered(name, 0.02, (phrasing,), answer)
 
 
 # General-purpose QA: each sentence has questions of its own.
@@ -141,8 +141,6 @@ TASKS = (
     ),
     *QUESTIONS,
     question("summary", "Summarize the following text.", lambda s: f"{s.person.english} {s.verb.english} {s.thing.english}"),
-    question("person_kind", "What kind of person is it?", lambda s: s.person.kind, 0.03),
-    question("thing_kind", "What kind of thing is it?", lambda s: s.thing.kind, 0.03),
     question("person_associate", "What does the person remind you of?", lambda s: s.person.associate),
     question("thing_associate", "What does the thing remind you of?", lambda s: s.thing.associate),
     question("verb_associate", "What does the action remind you of?", lambda s: s.verb.associate),
