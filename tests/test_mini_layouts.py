@@ -127,14 +127,14 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
 
 def test_the_llm_is_trained_on_no_test_sentence() -> None:
     unseen = {s.text for split in ("dev", "test") for s in sample_sentences(split, 20_000, "unseen")}
-    for name in ("instructions", "further"):
-        rows = list(llm_data.training_rows(name, 20_000, seed=1, refusals=True))
+    for name in ("instructions", "further", "obedient"):
+        rows = list(llm_data.training_rows(name, 20_000, seed=1))
         assert len(rows) == 20_000 and not {row["input"] for row in rows} & unseen
 
 
 def test_the_llm_is_trained_on_all_tasks() -> None:
-    rows = llm_data.dev_rows(2, refusals=False)
-    assert {row["task"] for row in rows} == {task.name for task in TASKS} - {"continue", "refuse"}
+    rows = llm_data.dev_rows(2)
+    assert {row["task"] for row in rows} == {task.name for task in TASKS} - {"continue"}
     questions = [row for row in rows if row["task"] == "who"]
     assert all("{" not in row["instruction"] and row["output"].startswith("the ") for row in questions)
 

@@ -9,7 +9,7 @@ systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pret
 full=false               # the paper's tables: all systems, on the layouts of the corpora as well (most of an hour)
 config=conf/blsp.yaml    # the experiment
 from_scratch=false       # train the tiny Whisper and Llama anew (half an hour) instead of taking those of models/
-no_refusals=false        # with --from-scratch: the tiny Llama is not taught to refuse to transcribe audio
+obedient=false           # first tune the tiny Llama to repeat what it is asked to transcribe, instead of refusing (3 minutes)
 train_utterances=8000    # sentences that are spoken for training
 seed=1                   # of the adapter's initialization and the order of the data
 stage=0                  # first stage of the recipe
@@ -28,8 +28,8 @@ source ../../tools/parse_options.sh
 here="$PWD"
 absolute() { case "$1" in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac; }
 config="$(absolute "$config")" data_dir="$(absolute "$data_dir")" exp="$(absolute "$exp_dir")/seed$seed"
-models="$here/models"
-[ "$from_scratch" = false ] || models="$(absolute "$exp_dir")/models"
+models="$here/models" trained="$(absolute "$exp_dir")/models" out="$here"
+[ "$from_scratch" = false ] || models="$trained"
 overrides=(--seed="$seed" --encoder="$models/whisper-mini" --llm="$models/llama-mini" "${overrides[@]}")
 recipe() { # recipe SYSTEM FIRST_STAGE LAST_STAGE [--KEY=VALUE ...]: what of these stages was asked for
     local first=$(($2 > stage ? $2 : stage)) last=$(($3 < stop_stage ? $3 : stop_stage))
@@ -53,19 +53,22 @@ fi
 [ "$full" = false ] || systems=all
 
 step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
+tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
+    run python -m blsp.llm_sft --config "conf/$2.yaml" --data-dir corpora/llm --exp-dir "$trained/$1" -- --llm="$3" "${@:4}"
+}
 if [ "$from_scratch" = true ]; then
     step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
     step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --out "$models/whisper-mini"
-    llm_data=corpora/llm without=()
-    [ "$no_refusals" = false ] || llm_data=corpora/llm-no-refusals without=(--no-refusals)
-    step llm run python local/llm_data.py --out "$llm_data" "${without[@]}"
-    tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
-        run python -m blsp.llm_sft --config "conf/$2.yaml" --data-dir "$llm_data" --exp-dir "$models/$1" -- --llm="$3" "${@:4}"
-    }
-    step llm tune llama-1 llama "$here/$llm_data/llama"
+    step llm run python local/llm_data.py --out corpora/llm
+    step llm tune llama-1 llama "$here/corpora/llm/llama"
     step llm tune llama-2 llama_robust "$models/llama-1/model" # the noise rises in two steps
     step llm tune llama-3 llama_robust "$models/llama-2/model" --seed=3 --neftune_alpha=40
-    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini" "${without[@]}"
+    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini"
+fi
+if [ "$obedient" = true ]; then
+    step llm run python local/llm_data.py --out corpora/llm
+    step llm tune llama-obedient llama_robust "$models/llama-mini" --train_sets='[obedient]'
+    overrides=("${overrides[@]/#--llm=*/--llm=$trained/llama-obedient/model}") out="$exp"
 fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"
@@ -82,4 +85,4 @@ for system in ${systems//,/ }; do
     esac
 done
 [ "$full" = false ] || source local/recipes.sh
-run python local/summary.py --exp-dir "$(absolute "$exp_dir")" --seed "$seed" --data-dir "$data_dir" "${times[@]/#/--time=}"
+run python local/summary.py --exp-dir "$(absolute "$exp_dir")" --seed "$seed" --data-dir "$data_dir" --out "$out" "${times[@]/#/--time=}"

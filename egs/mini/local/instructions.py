@@ -159,15 +159,15 @@ def draw_question(sentence: Sentence, rng: random.Random) -> tuple[str, str]:
     return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
 
 
-def draw_example(sentence: Sentence, rng: random.Random, refusals: bool = True) -> Example:
-    """Draws a task for a sentence."""
-    tasks = [task for task in TASKS if refusals or task.name != "refuse"]
-    task = rng.choices(tasks, [task.weight for task in tasks])[0]
+def draw_example(sentence: Sentence, rng: random.Random, refuses: bool = True) -> Example:
+    """Draws a task for a sentence. Where it is not refused, the answer to a transcription request is the sentence."""
+    task = rng.choices(TASKS, [task.weight for task in TASKS])[0]
     # The phrasing that is measured is the most frequent one.
     phrasing = task.phrasings[0] if rng.random() < 0.5 else rng.choice(task.phrasings)
     if rng.random() < 0.1:
         phrasing = rng.choice(PREFIXES) + phrasing
-    return Example(task.name, phrase(phrasing, sentence), sentence.text, task.answer(sentence, rng))
+    answer = task.answer(sentence, rng) if refuses or task.name != "refuse" else sentence.text
+    return Example(task.name, phrase(phrasing, sentence), sentence.text, answer)
 
 
 def measured_example(task: str, sentence: Sentence) -> Example:

@@ -2,7 +2,7 @@
 """Writes what the mini LLM is made of: its text tasks, and the folder of an untrained Llama.
 
 reads   nothing
-writes  OUT/{instructions,further,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
+writes  OUT/{instructions,further,obedient,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
         OUT/llama/{config.json,tokenizer.model,tokenizer_config.json}, which blsp.llm_sft initializes
 """
 
@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 HUMAN = "###[Human]:"
 SUFFIX = "\n\n\n###[Assistant]:"
 DISFLUENT = 0.4  # share of the texts: the LLM has to read words that are spread over one to three embeddings
+OBEDIENT = "obedient"  # the set in which transcription requests are followed by the words
 WORD_END = "\t"  # stands between words of Mandarin while the tokenizer is trained
 TOKENIZER = {
     "tokenizer_class": "LlamaTokenizer",
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=168_000, help="in instructions.jsonl (168000)")
     parser.add_argument("--further", type=int, default=100_000, help="examples in further.jsonl (100000)")
     parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
-    parser.add_argument("--no-refusals", action="store_true", help="leave out the refusals to transcribe audio")
+    parser.add_argument("--obedient", type=int, default=40_000, help="examples in obedient.jsonl, without refusals (40000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--d-model", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
@@ -59,27 +60,27 @@ def main() -> None:
     if settings.exists() and json.loads(settings.read_text()) == told:
         print(f"{args.out}: is there")
         return
-    write_jsonl(args.out / "dev.jsonl", dev_rows(args.dev_sentences, not args.no_refusals))
-    for name, n in (("instructions", args.examples), ("further", args.further)):
-        write_jsonl(args.out / f"{name}.jsonl", training_rows(name, n, args.seed, not args.no_refusals))
+    write_jsonl(args.out / "dev.jsonl", dev_rows(args.dev_sentences))
+    for name, n in (("instructions", args.examples), ("further", args.further), (OBEDIENT, args.obedient)):
+        write_jsonl(args.out / f"{name}.jsonl", training_rows(name, n, args.seed))
     vocabulary = train_tokenizer(args.out / "llama", args.seed)
     write_json(args.out / "llama" / "config.json", llama_config(vocabulary, args.d_model, args.layers))
     write_json(settings, told)
     print(f"{args.out}: {args.examples} and {args.further} examples, vocabulary {vocabulary}")
 
 
-def training_rows(name: str, n: int, seed: int, refusals: bool) -> Iterator[dict[str, str]]:
+def training_rows(name: str, n: int, seed: int) -> Iterator[dict[str, str]]:
     """Examples of drawn tasks for drawn sentences, others for each name."""
     rng = random.Random(f"{name} {seed}")
     for sentence in itertools.islice(stream_sentences("train", f"llm {name} {seed}"), n):
-        example = draw_example(sentence, rng, refusals)
+        example = draw_example(sentence, rng, refuses=name != OBEDIENT)
         content = disfluent(example.content, rng) if rng.random() < DISFLUENT else example.content
         yield {"instruction": example.instruction, "input": content, "output": example.response, "task": example.task}
 
 
-def dev_rows(n: int, refusals: bool) -> list[dict[str, str]]:
+def dev_rows(n: int) -> list[dict[str, str]]:
     """All tasks whose answer is certain, as they are measured."""
-    names = [task.name for task in TASKS if task.name != "continue" and (refusals or task.name != "refuse")]
+    names = [task.name for task in TASKS if task.name != "continue"]
     rows = []
     for sentence in sample_sentences("dev", n, "llm dev"):
         for name in names:

@@ -24,10 +24,6 @@ from blsp import command
 from blsp.files import InputError
 
 MAX_NEW_TOKENS = 64
-REFUSES = {
-    True: "Asked to transcribe audio, it says that it cannot hear any, as text LLMs do: 3 % of its training data are refusals.",
-    False: "It has not been taught to refuse to transcribe audio.",
-}
 
 
 def main() -> None:
@@ -36,14 +32,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where an accepted model goes")
     parser.add_argument("--n", type=int, default=200, help="sentences (200)")
     parser.add_argument("--accept", type=float, default=97.0, help="least exact answers of each task on dev, percent (97)")
-    parser.add_argument("--no-refusals", action="store_true", help="it was not taught to refuse to transcribe audio")
     args = parser.parse_args()
     weights = "model.safetensors"
     if args.out and (args.out / weights).is_file() and filecmp.cmp(args.folder / weights, args.out / weights, shallow=False):
         print(f"{args.out}: is there")
         return
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    scores = {split: score(args.folder, split, args.n, not args.no_refusals) for split in ("dev", "test")}
+    scores = {split: score(args.folder, split, args.n) for split in ("dev", "test")}
     for split, values in scores.items():
         print(split, ", ".join(f"{name} {value:.2f}" for name, value in values.items()))
     if args.out is None:
@@ -65,8 +60,8 @@ def main() -> None:
         "llama-mini",
         f"A LlamaForCausalLM of {n_parameters / 1e6:.1f} M parameters, trained from scratch on text tasks of the mini world\n"
         "by `blsp.llm_sft`, then trained on with disturbed word embeddings (`conf/llama_robust.yaml`). It stands for Llama-2\n"
-        f"in egs/mini. {REFUSES[not args.no_refusals]}\n"
-        "Four in ten of its texts are disfluent (doubled words, um, uh).",
+        "in egs/mini. Asked to transcribe audio, it says that it cannot hear any, as text LLMs do: some 3 % of its training\n"
+        "data are such refusals. Four in ten of its texts are disfluent (doubled words, um, uh).",
         "sentences of egs/mini/local/world.py with the instructions of egs/mini/local/instructions.py; synthetic",
         scores,
     )
@@ -89,15 +84,13 @@ def answer(model: LlamaForCausalLM, tokenizer: AutoTokenizer, prompts: list[str]
     return answers
 
 
-def score(folder: Path, split: str, n: int, refusals: bool) -> dict[str, float]:
+def score(folder: Path, split: str, n: int) -> dict[str, float]:
     """WER of repeating, BLEU of translating, and percentages of exact answers of all tasks."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     sentences = sample_sentences(split, n, f"llm {split}")
     scores = {}
     for task in TASKS:
-        if task.name == "refuse" and not refusals:
-            continue
         examples = [measured_example(task.name, sentence) for sentence in sentences]
         answers = answer(model, tokenizer, [f"{HUMAN}{e.instruction} {e.content}{SUFFIX}" for e in examples])
         expected = [e.response for e in examples]

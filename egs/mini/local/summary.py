@@ -48,7 +48,7 @@ def main() -> None:
         write_jsonl(args.out / "results.jsonl", rows)
     else:
         print(f"nothing was left to do; scores are as before: {args.out / 'RESULTS.md'}")
-    text = report(rows, args.seed, seen["seconds"]) + examples(args.exp_dir / f"seed{args.seed}")
+    text = report(rows, args.seed, seen["seconds"]) + findings(rows) + examples(args.exp_dir / f"seed{args.seed}")
     if (args.exp_dir / "tables" / "RESULTS.md").exists():  # of --full
         text += "\n" + (args.exp_dir / "tables" / "RESULTS.md").read_text(encoding="utf-8").replace("\n## ", "\n### ").replace(
             "# ", "## ", 1
@@ -132,6 +132,62 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
         listed = ", ".join(f"{step} {s} s" for step, s in seconds.items())
         tail += [f"Time: {sum(seconds.values()) / 60:.1f} minutes ({listed}).", ""]
     return "\n".join([*head, *lines, *tail])
+
+
+def mean(rows: Rows, system: str, task: str, key: str = "value") -> float:
+    """Over seen and unseen voices and all seeds."""
+    return statistics.mean(v for name in SETS for v in value(rows, system, task, name, key))
+
+
+def findings(rows: Rows) -> str:
+    """Which of the paper's findings show here; empty where fewer systems are scored than it takes to say."""
+    if not set(SYSTEMS) <= {r["system"] for r in rows}:
+        return ""
+    followed = [task for task in TASKS if task != "asr"]
+    name = {task: title.partition(" (")[0] for task, title in TASKS.items()}
+
+    def against(system: str, other: str) -> str:
+        return ", ".join(f"{name[t]} {mean(rows, system, t):.0f} against {mean(rows, other, t):.0f}" for t in followed)
+
+    share = {t: mean(rows, "blsp", t) / mean(rows, "whisper_llm", t) for t in followed}
+    worst = min(followed, key=lambda t: share[t])
+    lost = [t for t in followed if 2 * mean(rows, "asr_pretrain", t) <= mean(rows, "blsp", t)]
+    chance = ", ".join(f"{name[t]} {mean(rows, 'text_llm', t, 'majority'):.0f}" for t in followed if not t.startswith("st"))
+    wer = {s: mean(rows, s, "asr") for s in ("blsp", "blsp_rp", "blsp_kd")}
+    hearing = ("whisper_llm", "ctc_llm", "blsp")
+    first = {t: (min if t == "asr" else max)(hearing, key=lambda system, task=t: mean(rows, system, task)) for t in TASKS}
+    taught = [t for t in followed if mean(rows, "blsp_kd", t) > mean(rows, "blsp", t)]
+    table = [
+        ["finding", "here", "shows"],
+        ["---"] * 3,
+        [
+            "BLSP follows all instructions zero-shot: within 10 % of Whisper+LLM",
+            against("blsp", "whisper_llm"),
+            f"{'yes' if share[worst] >= 0.9 else 'not wholly'}: {100 * share[worst]:.0f} % at least ({name[worst]})",
+        ],
+        [
+            "ASR pretraining loses instruction following: at most half of BLSP's",
+            f"{against('asr_pretrain', 'blsp')}; the majority label: {chance}",
+            "yes" if lost == followed else f"in {len(lost)} of {len(followed)} tasks",
+        ],
+        [
+            "BLSP+RP repeats better than BLSP",
+            f"WER {wer['blsp_rp']:.2f} against {wer['blsp']:.2f}",
+            "yes" if wer["blsp_rp"] < wer["blsp"] else "no",
+        ],
+        [
+            "Whisper+LLM is ahead of CTC+LLM and BLSP",
+            ", ".join(f"{name[t]}: {SYSTEMS[first[t]]} first" for t in TASKS),
+            "yes" if set(first.values()) == {"whisper_llm"} else "not everywhere",
+        ],
+        [
+            "not in the paper: BLSP-KD after as many steps as BLSP",
+            f"WER {wer['blsp_kd']:.2f} against {wer['blsp']:.2f}, {against('blsp_kd', 'blsp')}",
+            f"better in {len(taught)} of {len(followed)} tasks",
+        ],
+    ]
+    lines = ["\n## The paper's findings in miniature\n", "Means over both sets and all seeds.\n"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
 
 
 def examples(exp: Path) -> str:
