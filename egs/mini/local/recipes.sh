@@ -39,7 +39,8 @@ for name in "${names[@]}"; do
         step features stages "$name" 1 1 "$exp/recipes/$name" ""
         for system in ${systems//,/ }; do
             case "$system" in *_llm) input="${system%_llm}" ;; *) input=speech ;; esac
-            step evaluation stages "$name" 4 5 "$exp/$system/$name" "$exp/$system/model" --system="$system" --input="$input"
+            case "$system" in blsp) place="$exp/recipes/$name" ;; *) place="$exp/$system/$name" ;; esac # blsp: as --recipes has it
+            step evaluation stages "$name" 4 5 "$place" "$exp/$system/model" --system="$system" --input="$input"
         done
     fi
 done
