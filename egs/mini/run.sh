@@ -63,7 +63,7 @@ if [ "$from_scratch" = true ]; then
     step llm tune llama-1 llama "$here/corpora/llm/llama"
     step llm tune llama-2 llama_robust "$models/llama-1/model" # the noise rises in two steps
     step llm tune llama-3 llama_robust "$models/llama-2/model" --seed=3 --neftune_alpha=40
-    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini"
+    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini" --tokenizer corpora/llm/llama
 fi
 if [ "$obedient" = true ]; then
     step llm run python local/llm_data.py --out corpora/llm
