@@ -13,7 +13,7 @@ class Checkpoint:
     """settings: whatever the run depends on; a checkpoint of other settings is not taken up."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.path, self.end = folder / ".training.pt", folder / "training.json"
+        self.path, self.end = folder / ".training.pt", folder / ".finished"
         told = sorted((key, str(value)) for key, value in settings.items() if key not in ("out", "cache", "threads"))
         self.settings = hashlib.sha256(repr(told).encode()).hexdigest()
 
