@@ -39,15 +39,15 @@ def main() -> None:
     rows = collect(args.exp_dir)
     if not rows:
         raise InputError(f"{args.exp_dir}: has no scores; run stages 0 to 5")
-    done = fingerprint(rows)
+    done = fingerprint([row for row in rows if row["seed"] == args.seed])
     times_path = args.exp_dir / f"seed{args.seed}" / "times.json"
     seen = read_json(times_path) if times_path.exists() else {}
     if seen.get("fingerprint") != done:
         seen = {"fingerprint": done, "seconds": add_up(args.time)}
         write_json(times_path, seen)
-        write_jsonl(args.out / "results.jsonl", rows)
     else:
         print(f"nothing was left to do; scores are as before: {args.out / 'RESULTS.md'}")
+    write_jsonl(args.out / "results.jsonl", rows)
     text = report(rows, args.seed, seen["seconds"]) + findings(rows) + examples(args.exp_dir / f"seed{args.seed}")
     if (args.exp_dir / "tables" / "RESULTS.md").exists():  # of --full
         text += "\n" + (args.exp_dir / "tables" / "RESULTS.md").read_text(encoding="utf-8").replace("\n## ", "\n### ").replace(
@@ -135,14 +135,18 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
 
 
 def mean(rows: Rows, system: str, task: str, key: str = "value") -> float:
-    """Over seen and unseen voices and all seeds."""
+    """Over seen and unseen voices and the rows' seeds."""
     return statistics.mean(v for name in SETS for v in value(rows, system, task, name, key))
 
 
 def findings(rows: Rows) -> str:
-    """Which of the paper's findings show here; empty where fewer systems are scored than it takes to say."""
-    if not set(SYSTEMS) <= {r["system"] for r in rows}:
+    """Which of the paper's findings show, by the seeds of which all systems are scored; empty where there are none."""
+    whole = [
+        seed for seed in sorted({r["seed"] for r in rows}) if set(SYSTEMS) <= {r["system"] for r in rows if r["seed"] == seed}
+    ]
+    if not whole:
         return ""
+    rows = [r for r in rows if r["seed"] in whole]
     followed = [task for task in TASKS if task != "asr"]
     name = {task: title.partition(" (")[0] for task, title in TASKS.items()}
 
@@ -186,7 +190,7 @@ def findings(rows: Rows) -> str:
             f"better in {len(taught)} of {len(followed)} tasks",
         ],
     ]
-    lines = ["\n## The paper's findings in miniature\n", "Means over both sets and all seeds.\n"]
+    lines = ["\n## The paper's findings in miniature\n", f"Means over both sets; seed {', '.join(map(str, whole))}.\n"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
 
 
