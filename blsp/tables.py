@@ -159,7 +159,9 @@ def decoded(folders: Sequence[Path], layout: dict[str, Any]) -> set[tuple[str, s
     for folder in folders:
         for path in folder.rglob("decode/*/hyp.jsonl"):
             below = path.relative_to(folder)
-            system = next((part for part in below.parts if part in layout["systems"]), "")
+            score = path.with_name("score.json")
+            named_by_path = next((part for part in below.parts if part in layout["systems"]), "")
+            system = read_json(score)["system"] if score.exists() else named_by_path
             found.add((system, f"{corpus_of(below, layout['corpora'])}/{path.parent.name}"))
     return found
 

@@ -139,7 +139,7 @@ def test_an_empty_cell_says_why(folder: Folder, tmp_path: Path) -> None:
     assert folder.cells(5)["BLSP"] == ["needs BSTC"]
     folder.run()
     assert folder.cells(5)["BLSP"] == ["not run"]
-    folder.put("seed1/blsp/bstc", "blsp", "dev.st_en", "bleu", 5.0)
+    folder.put("seed1/recipes/bstc", "blsp", "dev.st_en", "bleu", 5.0)  # a path that names no system
     folder.run()
     assert folder.cells(5)["BLSP"] == ["5.0 / no COMET model"]
 
