@@ -191,7 +191,8 @@ def findings(rows: Rows) -> str:
         ],
     ]
     lines = ["\n## The paper's findings in miniature\n", f"Means over both sets; seed {', '.join(map(str, whole))}.\n"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+    last = "\nASR pretraining in front of an LLM that does not refuse, and what was tried: [TRIED.md](TRIED.md).\n"
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table), last])
 
 
 def examples(exp: Path) -> str:
