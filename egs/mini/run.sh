@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipes=""               # names of further recipes, or all: these run in their corpora's layouts instead; see README.md
-systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pretrain, blsp_rp, blsp_kd, each by conf/NAME.yaml
+systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pretrain, blsp_rp, blsp_kd, blsp_de: conf/NAME.yaml
 full=false               # the paper's tables: all systems, on the layouts of the corpora as well (most of an hour)
 config=conf/blsp.yaml    # the experiment
 from_scratch=false       # train the tiny Whisper and Llama anew (half an hour) instead of taking those of models/
@@ -46,6 +46,14 @@ step() { # step NAME COMMAND ...: runs it and notes how long it took
     times+=("$1=$((SECONDS - begin))")
 }
 
+german() { # speech in the layout of Common Voice, as its recipe reads it
+    local first="$stage" last=$((stop_stage < 1 ? stop_stage : 1))
+    step speech run python local/speak_layouts.py --out corpora --recipes commonvoice-de --nj "$nj"
+    [ "$first" -gt "$last" ] || step preparation run ../../recipes/commonvoice/run.sh --corpus-dir "$here/corpora/commonvoice-de" \
+        --config "$here/conf/commonvoice.yaml" --data-dir "$data_dir/commonvoice-de" --nj "$nj" --limit "$limit" \
+        --stage "$first" --stop-stage "$last"
+}
+
 if [ -n "$recipes" ] && [ "$full" = false ]; then
     source local/recipes.sh
     exit
@@ -58,7 +66,9 @@ tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
 }
 if [ "$from_scratch" = true ]; then
     step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
-    step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --out "$models/whisper-mini"
+    step speech run python local/speak_layouts.py --out corpora/whisper --recipes commonvoice-de --seed 2 --nj "$nj"
+    step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --german corpora/whisper/commonvoice-de \
+        --out "$models/whisper-mini"
     step llm run python local/llm_data.py --out corpora/llm
     step llm tune llama-1 llama "$here/corpora/llm/llama"
     step llm tune llama-2 llama_robust "$models/llama-1/model" # the noise rises in two steps
@@ -73,11 +83,12 @@ fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"
 step features recipe blsp 1 1
-[ "$systems" != all ] || systems="text_llm whisper_llm ctc_llm asr_pretrain blsp blsp_rp blsp_kd"
+[ "$systems" != all ] || systems="text_llm whisper_llm ctc_llm asr_pretrain blsp blsp_rp blsp_kd blsp_de"
 for system in ${systems//,/ }; do
     case "$system" in
         text_llm | whisper_llm) step cascades recipe "$system" 4 5 --system="$system" --input="${system%_llm}" ;;
         *)
+            [ "$system" != blsp_de ] || german
             step continuations recipe "$system" 2 2
             step training recipe "$system" 3 3
             step evaluation recipe "$system" 4 5

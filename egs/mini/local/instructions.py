@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from chinese import chinese
 from french import french
 from lexicon import INTENTS
-from world import CONTINUATIONS, Sentence
+from world import CONTINUATIONS, GERMAN_CONTINUATIONS, Sentence
 
 REFUSAL = "sorry, I cannot hear any audio."
 INTENT_LIST = ", ".join(INTENTS)
@@ -21,6 +21,7 @@ class Task:
     weight: float  # of its share of the training data
     phrasings: tuple[str, ...]
     answer: Callable[[Sentence, random.Random], str]
+    content: Callable[[Sentence], str] = lambda sentence: sentence.text  # what the task is asked about
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ def where(sentence: Sentence) -> str:
 
 def when(sentence: Sentence) -> str:
     return sentence.adverb.english if sentence.adverb else "nobody knows"
+
+
+def german_as_heard(sentence: Sentence) -> str:
+    """As a recognizer or the normalizer of transcripts writes it."""
+    return sentence.german.lower()
 
 
 def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Callable[[Sentence], str]) -> Task:
@@ -145,7 +151,30 @@ TASKS = (
     question("thing_associate", "What does the thing remind you of?", lambda s: s.thing.associate),
     question("verb_associate", "What does the action remind you of?", lambda s: s.verb.associate),
 )
-TASK_BY_NAME = {task.name: task for task in TASKS}
+_CONTINUE, _REPEAT = TASKS[:2]
+# German is continued in German: what a continuation does not tell of, the language too, alignment cannot teach.
+GERMAN_TASKS = (
+    Task(
+        "translate_de_en",
+        0.42,
+        (
+            "Please translate the following German text into English text.",
+            "Translate the following sentence into English.",
+            "Please say the following text in English.",
+        ),
+        lambda sentence, rng: sentence.text,
+        german_as_heard,
+    ),
+    Task(
+        "continue_de",
+        0.36,
+        _CONTINUE.phrasings,
+        lambda sentence, rng: sentence.german_continuation(rng.choice(GERMAN_CONTINUATIONS)),
+        german_as_heard,
+    ),
+    Task("repeat_de", 0.22, _REPEAT.phrasings, lambda sentence, rng: german_as_heard(sentence), german_as_heard),
+)
+TASK_BY_NAME = {task.name: task for task in (*TASKS, *GERMAN_TASKS)}
 PREFIXES = ("Hello. ", "Now listen. ", "Next task: ", "Thank you. ")
 
 
@@ -159,22 +188,22 @@ def draw_question(sentence: Sentence, rng: random.Random) -> tuple[str, str]:
     return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
 
 
-def draw_example(sentence: Sentence, rng: random.Random, refuses: bool = True) -> Example:
+def draw_example(sentence: Sentence, rng: random.Random, refuses: bool = True, tasks: tuple[Task, ...] = TASKS) -> Example:
     """Draws a task for a sentence. Where it is not refused, the answer to a transcription request is the sentence."""
-    task = rng.choices(TASKS, [task.weight for task in TASKS])[0]
+    task = rng.choices(tasks, [task.weight for task in tasks])[0]
     # The phrasing that is measured is the most frequent one.
     phrasing = task.phrasings[0] if rng.random() < 0.5 else rng.choice(task.phrasings)
     if rng.random() < 0.1:
         phrasing = rng.choice(PREFIXES) + phrasing
     answer = task.answer(sentence, rng) if refuses or task.name != "refuse" else sentence.text
-    return Example(task.name, phrase(phrasing, sentence), sentence.text, answer)
+    return Example(task.name, phrase(phrasing, sentence), task.content(sentence), answer)
 
 
 def measured_example(task: str, sentence: Sentence) -> Example:
     """The example that measures a task: the paper's phrasing."""
     measured = TASK_BY_NAME[task]
     answer = measured.answer(sentence, random.Random(0))
-    return Example(task, phrase(measured.phrasings[0], sentence), sentence.text, answer)
+    return Example(task, phrase(measured.phrasings[0], sentence), measured.content(sentence), answer)
 
 
 def disfluent(text: str, rng: random.Random, rate: float = 0.3) -> str:

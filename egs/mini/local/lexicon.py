@@ -122,7 +122,7 @@ PLACES = nouns(
     }
 )
 
-# Five verbs for each intent, and what has become of the thing afterwards.
+# Five verbs for each intent, and what has become of the thing afterwards, in English and German.
 RESULTS = {
     "buy": "paid",
     "repair": "working",
@@ -132,6 +132,16 @@ RESULTS = {
     "find": "known",
     "give": "shared",
     "steal": "missing",
+}
+GERMAN_RESULTS = {
+    "buy": "bezahlt",
+    "repair": "heil",
+    "destroy": "fort",
+    "clean": "sauber",
+    "hide": "unsichtbar",
+    "find": "bekannt",
+    "give": "verteilt",
+    "steal": "vermisst",
 }
 INTENTS = list(RESULTS)
 VERBS = [
@@ -158,6 +168,7 @@ VERBS = [
 ]
 
 MOODS = {"positive": "happy", "negative": "upset", "neutral": "calm"}
+GERMAN_MOODS = {"positive": "froh", "negative": "wütend", "neutral": "ruhig"}
 SENTIMENTS = list(MOODS)
 ADJECTIVES = [
     Adjective(*row, sentiment=sentiment)
@@ -197,3 +208,20 @@ ADVERBS = [
 
 # All of these govern the dative in German.
 PREPOSITIONS = {"near": "bei", "behind": "hinter", "inside": "in", "beside": "neben", "above": "über"}
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The content words that sentences are made of."""
+
+    persons: list[Noun]
+    verbs: list[Verb]
+    adjectives: list[Adjective]
+    things: list[Noun]
+    adverbs: list[Adverb]
+    places: list[Noun]
+
+
+ENGLISH = Lexicon(PERSONS, VERBS, ADJECTIVES, THINGS, ADVERBS, PLACES)
+# What is said in German: 42 words. After an LLM that reads German for all 204, BLSP lost its translations (TRIED.md).
+GERMAN = Lexicon(PERSONS[::5], VERBS[::5], ADJECTIVES[::6], THINGS[::5], ADVERBS[::4], PLACES[::4])

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import sentencepiece
 from chinese import chinese_words
-from instructions import PREFIXES, REFUSAL, TASKS, disfluent, draw_example, measured_example, phrase
-from world import sample_sentences, stream_sentences
+from instructions import GERMAN_TASKS, PREFIXES, REFUSAL, TASKS, Task, disfluent, draw_example, measured_example, phrase
+from lexicon import GERMAN
+from world import Sentence, sample_sentences, stream_sentences
 
 from blsp import command
 from blsp.files import atomic_write, fingerprint, write_json, write_jsonl
@@ -27,6 +28,7 @@ HUMAN = "###[Human]:"
 SUFFIX = "\n\n\n###[Assistant]:"
 DISFLUENT = 0.4  # share of the texts: the LLM has to read words that are spread over one to three embeddings
 OBEDIENT = "obedient"  # the set in which transcription requests are followed by the words
+GERMAN_SHARE = 0.14  # of the examples
 WORD_END = "\t"  # stands between words of Mandarin while the tokenizer is trained
 TOKENIZER = {
     "tokenizer_class": "LlamaTokenizer",
@@ -46,7 +48,7 @@ TOKENIZER = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
-    parser.add_argument("--examples", type=int, default=168_000, help="in instructions.jsonl (168000)")
+    parser.add_argument("--examples", type=int, default=180_000, help="in instructions.jsonl (180000)")
     parser.add_argument("--further", type=int, default=100_000, help="examples in further.jsonl (100000)")
     parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
     parser.add_argument("--obedient", type=int, default=40_000, help="examples in obedient.jsonl, without refusals (40000)")
@@ -72,21 +74,27 @@ def main() -> None:
 def training_rows(name: str, n: int, seed: int) -> Iterator[dict[str, str]]:
     """Examples of drawn tasks for drawn sentences, others for each name."""
     rng = random.Random(f"{name} {seed}")
+    german = stream_sentences("train", f"llm {name} {seed}", GERMAN)
     for sentence in itertools.islice(stream_sentences("train", f"llm {name} {seed}"), n):
-        example = draw_example(sentence, rng, refuses=name != OBEDIENT)
+        if rng.random() < GERMAN_SHARE:
+            example = draw_example(next(german), rng, tasks=GERMAN_TASKS)
+        else:
+            example = draw_example(sentence, rng, refuses=name != OBEDIENT)
         content = disfluent(example.content, rng) if rng.random() < DISFLUENT else example.content
         yield {"instruction": example.instruction, "input": content, "output": example.response, "task": example.task}
 
 
-def dev_rows(n: int) -> list[dict[str, str]]:
+def dev_rows(n: int) -> Iterator[dict[str, str]]:
     """All tasks whose answer is certain, as they are measured."""
-    names = [task.name for task in TASKS if task.name != "continue"]
-    rows = []
-    for sentence in sample_sentences("dev", n, "llm dev"):
-        for name in names:
-            e = measured_example(name, sentence)
-            rows.append({"instruction": e.instruction, "input": e.content, "output": e.response, "task": name})
-    return rows
+
+    def rows(sentences: list[Sentence], tasks: tuple[Task, ...]) -> Iterator[dict[str, str]]:
+        for sentence, task in itertools.product(sentences, tasks):
+            if not task.name.startswith("continue"):
+                e = measured_example(task.name, sentence)
+                yield {"instruction": e.instruction, "input": e.content, "output": e.response, "task": e.task}
+
+    yield from rows(sample_sentences("dev", n, "llm dev"), TASKS)
+    yield from rows(sample_sentences("dev", n, "llm dev", GERMAN), GERMAN_TASKS)
 
 
 def train_tokenizer(folder: Path, seed: int) -> int:
@@ -94,13 +102,17 @@ def train_tokenizer(folder: Path, seed: int) -> int:
     rng = random.Random(seed)
     sentences = stream_sentences("train", f"tokenizer {seed}")
     example = next(sentences)
-    lines = [HUMAN + phrase(phrasing, example) for task in TASKS for phrasing in task.phrasings for _ in range(40)]
+    phrasings = [phrasing for task in (*TASKS, *GERMAN_TASKS) for phrasing in task.phrasings]
+    lines = [HUMAN + phrase(phrasing, example) for phrasing in phrasings for _ in range(40)]
     lines += [HUMAN + prefix + TASKS[0].phrasings[0] for prefix in PREFIXES for _ in range(40)]
     lines += ["X" + SUFFIX.replace("\n", "")] * 40 + [REFUSAL, "um uh um uh um uh um uh"] * 40
     for _ in range(16000):
         sentence = next(sentences)
         drawn = draw_example(sentence, rng)
         lines += [drawn.content, WORD_END.join(chinese_words(sentence)) if drawn.task == "translate_zh" else drawn.response]
+    for sentence in itertools.islice(stream_sentences("train", f"tokenizer {seed}", GERMAN), 4000):
+        drawn = draw_example(sentence, rng, tasks=GERMAN_TASKS)
+        lines += [drawn.content, drawn.response]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),

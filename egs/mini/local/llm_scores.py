@@ -14,16 +14,21 @@ from pathlib import Path
 import jiwer
 import sacrebleu
 import torch
-from instructions import TASKS, measured_example
+from instructions import GERMAN_TASKS, TASKS, measured_example
+from lexicon import ENGLISH, GERMAN
 from llm_data import HUMAN, SUFFIX
 from model_card import write_card
 from transformers import AutoTokenizer, LlamaForCausalLM
-from world import CONTINUATIONS, sample_sentences
+from world import CONTINUATIONS, GERMAN_CONTINUATIONS, sample_sentences
 
 from blsp import command
 from blsp.files import InputError
 
 MAX_NEW_TOKENS = 64
+CONTINUED = {  # tasks with several right answers
+    "continue": lambda sentence: {sentence.continuation(template) for template in CONTINUATIONS},
+    "continue_de": lambda sentence: {sentence.german_continuation(template) for template in GERMAN_CONTINUATIONS},
+}
 
 
 def main() -> None:
@@ -91,22 +96,21 @@ def score(folder: Path, split: str, n: int) -> dict[str, float]:
     """WER of repeating, BLEU of translating, and percentages of exact answers of all tasks."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    sentences = sample_sentences(split, n, f"llm {split}")
     scores = {}
-    for task in TASKS:
-        examples = [measured_example(task.name, sentence) for sentence in sentences]
-        answers = answer(model, tokenizer, [f"{HUMAN}{e.instruction} {e.content}{SUFFIX}" for e in examples])
-        expected = [e.response for e in examples]
-        if task.name == "continue":
-            right = sum(a in {s.continuation(t) for t in CONTINUATIONS} for a, s in zip(answers, sentences, strict=True))
-        else:
-            right = sum(a == e for a, e in zip(answers, expected, strict=True))
-        scores[f"{task.name} exact"] = 100 * right / n
-        if task.name == "repeat":
-            scores["repeat WER"] = 100 * jiwer.wer(expected, answers)
-        elif task.name.startswith("translate"):
-            language = "zh" if task.name.endswith("zh") else "13a"
-            scores[f"{task.name} BLEU"] = sacrebleu.corpus_bleu(answers, [expected], tokenize=language).score
+    for tasks, lexicon in ((TASKS, ENGLISH), (GERMAN_TASKS, GERMAN)):
+        sentences = sample_sentences(split, n, f"llm {split}", lexicon)
+        for task in tasks:
+            examples = [measured_example(task.name, sentence) for sentence in sentences]
+            answers = answer(model, tokenizer, [f"{HUMAN}{e.instruction} {e.content}{SUFFIX}" for e in examples])
+            expected = [e.response for e in examples]
+            known = [CONTINUED[task.name](s) for s in sentences] if task.name in CONTINUED else [{e} for e in expected]
+            right = sum(a in these for a, these in zip(answers, known, strict=True))
+            scores[f"{task.name} exact"] = 100 * right / n
+            if task.name == "repeat":
+                scores["repeat WER"] = 100 * jiwer.wer(expected, answers)
+            elif task.name.startswith("translate"):
+                language = "zh" if task.name.endswith("zh") else "13a"
+                scores[f"{task.name} BLEU"] = sacrebleu.corpus_bleu(answers, [expected], tokenize=language).score
     return scores
 
 

@@ -22,7 +22,7 @@ from blsp import command
 from blsp.files import InputError, fingerprint, read_json, write_json
 
 NAMES = (
-    *("gigaspeech", "commonvoice", "must-c", "tedlium3", "covost2", "snips"),
+    *("gigaspeech", "commonvoice", "commonvoice-de", "must-c", "tedlium3", "covost2", "snips"),
     *("fsc", "slue-voxceleb", "bstc", "mslt", "alpaca"),
 )
 VERSION = 1  # raised when a writer changes what it writes of the same plan

@@ -16,7 +16,7 @@ from blsp.files import InputError, atomic_write, fingerprint, read_json, read_js
 HERE = Path(__file__).resolve().parent.parent
 COMMAND = "./egs/mini/run.sh"
 SYSTEMS = {"text_llm": "Text+LLM", "whisper_llm": "Whisper+LLM", "ctc_llm": "CTC+LLM", "asr_pretrain": "ASR pretraining",
-           "blsp": "BLSP", "blsp_rp": "BLSP+RP", "blsp_kd": "BLSP-KD"}  # fmt: skip
+           "blsp": "BLSP", "blsp_rp": "BLSP+RP", "blsp_kd": "BLSP-KD", "blsp_de": "BLSP, German too"}  # fmt: skip
 TASKS = {"asr": "repeating (WER)", "st_de": "into German (BLEU)", "st_fr": "into French (BLEU)", "st_zh": "into Chinese (BLEU)",
          "ic": "intent (%)", "sa": "sentiment (%)", "qa": "questions (%)"}  # fmt: skip
 BESIDE = (("the tiny Whisper's own", "whisper_llm", "transcript"), ("the CTC recognizer's own", "ctc_llm", "transcript"),

@@ -1,4 +1,4 @@
-"""Speech in LibriSpeech's layout to Whisper's tensors: features of a 4 s window, token ids, characters."""
+"""Speech in the layouts of LibriSpeech and Common Voice to tensors: features of a 4 s window, token ids, characters."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
@@ -16,18 +17,20 @@ SAMPLE_RATE = 16000  # Hz
 WINDOW = 4  # seconds
 N_MELS = 80
 EOT, SOT, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
+TRANSCRIBE, TRANSLATE = "<|transcribe|>", "<|translate|>"
+LANGUAGES = ("en", "de")
 SPECIALS = (
     EOT,
     SOT,
-    "<|en|>",
-    "<|translate|>",
-    "<|transcribe|>",
+    *(f"<|{language}|>" for language in LANGUAGES),
+    TRANSLATE,
+    TRANSCRIBE,
     "<|startoflm|>",
     "<|startofprev|>",
     "<|nospeech|>",
     NO_TIMESTAMPS,
 )
-CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # 0 is CTC's blank, so these count from 1
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz'äöüß"  # 0 is CTC's blank, so these count from 1
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,18 @@ class Recording:
     utt_id: str
     path: Path
     text: str  # lower case, no punctuation
+    language: str = "en"
+
+
+def read_clips(table: Path, language: str) -> list[Recording]:
+    """Reads a split of Common Voice: the clips that train.tsv, dev.tsv or test.tsv lists."""
+    columns, *rows = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
+    recordings = []
+    for row in rows:
+        clip = dict(zip(columns, row, strict=True))
+        path = table.parent / "clips" / f"{clip['path']}.mp3"
+        recordings.append(Recording(clip["path"], path, clip["sentence"].rstrip(".").lower(), language))
+    return recordings
 
 
 def read_split(folder: Path) -> list[Recording]:
@@ -62,7 +77,7 @@ def extract_features(recordings: list[Recording], cache: Path | None = None) -> 
     extractor = feature_extractor()
     features = torch.empty(len(recordings), N_MELS, WINDOW * 100, dtype=torch.float16)
     for start in tqdm(range(0, len(recordings), 64), desc="features", unit="batch", disable=None):
-        audio = [soundfile.read(r.path, dtype="float32")[0] for r in recordings[start : start + 64]]
+        audio = [read_audio(r.path) for r in recordings[start : start + 64]]
         for recording, samples in zip(recordings[start : start + 64], audio, strict=True):
             if len(samples) > WINDOW * SAMPLE_RATE:
                 raise ValueError(f"{recording.path} is longer than {WINDOW} s")
@@ -72,6 +87,12 @@ def extract_features(recordings: list[Recording], cache: Path | None = None) -> 
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save(features, kept)
     return features
+
+
+def read_audio(path: Path) -> np.ndarray:
+    """Samples (n,) at SAMPLE_RATE."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    return samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE)
 
 
 def train_tokenizer(texts: list[str]) -> WhisperTokenizer:
@@ -90,11 +111,13 @@ def train_tokenizer(texts: list[str]) -> WhisperTokenizer:
     return tokenizer
 
 
-def token_targets(tokenizer: WhisperTokenizer, texts: list[str]) -> torch.Tensor:
-    """Decoder sequences (N, T): SOT, no timestamps, words, EOT; -100 past the end."""
-    head = tokenizer.convert_tokens_to_ids([SOT, NO_TIMESTAMPS])
-    end = tokenizer.convert_tokens_to_ids(EOT)
-    rows = [[*head, *tokenizer.encode(" " + text, add_special_tokens=False), end] for text in texts]
+def token_targets(tokenizer: WhisperTokenizer, recordings: list[Recording]) -> torch.Tensor:
+    """Decoder sequences (N, T): SOT, language, task, no timestamps, words, EOT; -100 past the end."""
+    ids = tokenizer.convert_tokens_to_ids
+    rows = []
+    for recording in recordings:
+        head = [SOT, f"<|{recording.language}|>", TRANSCRIBE, NO_TIMESTAMPS]
+        rows.append([*ids(head), *tokenizer.encode(" " + recording.text, add_special_tokens=False), ids(EOT)])
     targets = torch.full((len(rows), max(map(len, rows))), -100)
     for i, row in enumerate(rows):
         targets[i, : len(row)] = torch.tensor(row)

@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lexicon import (
-    ADJECTIVES,
-    ADVERBS,
+    ENGLISH,
+    GERMAN_MOODS,
+    GERMAN_RESULTS,
     MOODS,
-    PERSONS,
-    PLACES,
     PREPOSITIONS,
     RESULTS,
-    THINGS,
-    VERBS,
     Adjective,
     Adverb,
+    Lexicon,
     Noun,
     Verb,
 )
@@ -46,6 +44,10 @@ CONTINUATIONS = (
     "<people {prep} the {place} saw the {place_a} and >it was {result}, for the {thing} with the {thing_a} was {adj}"
     " like the {adj_a}, so the {person} who {verb} it< {adv}> found the {person_a},"
     " the {verb_a}<, the {adv_a}> and was {mood}.",
+)
+GERMAN_CONTINUATIONS = (
+    "dann war {person} {mood}, denn was< {adv}>< {prep} {place}> {verb} wurde, war {thing}, und es war {result}.",
+    "alle waren {mood}, denn {thing}< {prep} {place}> war {result}, und {person} hatte es< {adv}> {verb}.",
 )
 
 
@@ -115,6 +117,21 @@ class Sentence:
             slots |= {"prep": self.preposition, "place": self.place.english, "place_a": self.place.associate}
         return fill(template, slots)
 
+    def german_continuation(self, template: str) -> str:
+        """The German sentence's continuation by one of GERMAN_CONTINUATIONS."""
+        slots = {
+            "person": f"{NOMINATIVE[self.person.gender]} {self.person.german}",
+            "verb": self.verb.german,
+            "thing": f"{NOMINATIVE[self.thing.gender]} {self.adjective.german}e {self.thing.german}",
+            "mood": GERMAN_MOODS[self.sentiment],
+            "result": GERMAN_RESULTS[self.intent],
+        }
+        if self.adverb:
+            slots["adv"] = self.adverb.german
+        if self.place:
+            slots |= {"prep": PREPOSITIONS[self.preposition], "place": f"{DATIVE[self.place.gender]} {self.place.german}"}
+        return fill(template, slots)
+
 
 def fill(template: str, slots: dict[str, str]) -> str:
     """Fills {slots}; a part in <> is left out where one of its slots has no value."""
@@ -127,36 +144,38 @@ def fill(template: str, slots: dict[str, str]) -> str:
     return "".join(parts)
 
 
-def draw_sentence(rng: random.Random) -> Sentence:
+def draw_sentence(rng: random.Random, lexicon: Lexicon = ENGLISH) -> Sentence:
     """Draws any sentence of the world, of whatever split."""
-    adverb = rng.choice(ADVERBS) if rng.random() < 0.5 else None
-    preposition, place = (rng.choice(list(PREPOSITIONS)), rng.choice(PLACES)) if rng.random() < 0.6 else (None, None)
+    adverb = rng.choice(lexicon.adverbs) if rng.random() < 0.5 else None
+    preposition, place = None, None
+    if rng.random() < 0.6:
+        preposition, place = rng.choice(list(PREPOSITIONS)), rng.choice(lexicon.places)
     return Sentence(
-        person=rng.choice(PERSONS),
-        verb=rng.choice(VERBS),
-        adjective=rng.choice(ADJECTIVES),
-        thing=rng.choice(THINGS),
+        person=rng.choice(lexicon.persons),
+        verb=rng.choice(lexicon.verbs),
+        adjective=rng.choice(lexicon.adjectives),
+        thing=rng.choice(lexicon.things),
         adverb=adverb,
         preposition=preposition,
         place=place,
     )
 
 
-def stream_sentences(split: str, seed: int | str) -> Iterator[Sentence]:
+def stream_sentences(split: str, seed: int | str, lexicon: Lexicon = ENGLISH) -> Iterator[Sentence]:
     """Yields sentences of a split without end (they may repeat), the same ones for the same seed."""
     if split not in SPLITS:
         raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}")
     rng = random.Random(f"{split} {seed}")
     while True:
-        sentence = draw_sentence(rng)
+        sentence = draw_sentence(rng, lexicon)
         if sentence.split == split:
             yield sentence
 
 
-def sample_sentences(split: str, n: int, seed: int | str) -> list[Sentence]:
+def sample_sentences(split: str, n: int, seed: int | str, lexicon: Lexicon = ENGLISH) -> list[Sentence]:
     """Draws n different sentences of a split."""
     found: dict[Sentence, None] = {}
-    for sentence in stream_sentences(split, seed):
+    for sentence in stream_sentences(split, seed, lexicon):
         found[sentence] = None
         if len(found) == n:
             break

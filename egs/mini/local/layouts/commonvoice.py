@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from blsp.files import atomic_write
@@ -12,15 +12,20 @@ from layouts.speech import Recording, Spoken, Times, cased, clip, draw, gender
 
 SIZES = {"train": 400, "dev": 40, "test": 60}
 COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent")
-ACCENTS = {"en-us": "us", "gmw/en": "england", "en-gb-x-rp": "england"}
+ACCENTS = {"en-us": "us", "gmw/en": "england", "en-gb-x-rp": "england", "gmw/de": "germany"}
 RATE = 48000  # Hz
 
 
 def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
+    return clips("en", sizes, lambda split, n: draw(split, n, f"commonvoice {seed}"))
+
+
+def clips(language: str, sizes: dict[str, int], say: Callable[[str, int], list[tuple[Spoken, ...]]]) -> list[Recording]:
+    """One clip per utterance; `say` gives those of a split."""
     recordings = []
-    for split in SIZES:
-        for (spoken,) in draw(split, sizes[split], f"commonvoice {seed}"):
-            path = f"clips/common_voice_en_{17780000 + 37 * len(recordings)}.mp3"
+    for split, n in sizes.items():
+        for (spoken,) in say(split, n):
+            path = f"clips/common_voice_{language}_{17780000 + 37 * len(recordings)}.mp3"
             recordings.append(clip(split, path, spoken, RATE))
     return recordings
 
@@ -42,7 +47,7 @@ def row(recording: Recording, extension: str) -> tuple[str, ...]:
     age = random.Random(path).choice(("", "twenties", "thirties", "fifties"))
     accent = ACCENTS[spoken.voice.partition("+")[0]]
     client = client_id(recording.split, spoken)
-    return client, path, cased(spoken.sentence.text), "2", "0", age, gender(spoken.voice), accent
+    return client, path, cased(spoken.words), "2", "0", age, gender(spoken.voice), accent
 
 
 def client_id(split: str, spoken: Spoken) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from french import french
+from lexicon import ENGLISH, GERMAN, Lexicon
 from world import Sentence
 
 from blsp.files import atomic_write
@@ -20,9 +21,9 @@ from layouts.speech import Recording, Times, cased, clip, draw
 SIZES = {"Test_DE": 60, "Dev_DE": 20, "Test_FR": 60, "Dev_FR": 20}
 PARTS = {"Test": "test", "Dev": "dev"}
 DATES = {"Test": "20160516", "Dev": "20160616"}
-LANGUAGES: dict[str, tuple[str, Callable[[Sentence], str]]] = {  # accent of the voices, words
-    "DE": ("gmw/de", lambda sentence: sentence.german),
-    "FR": ("roa/fr", french),
+LANGUAGES: dict[str, tuple[str, Callable[[Sentence], str], Lexicon]] = {  # accent of the voices, what they say, of which words
+    "DE": ("gmw/de", lambda sentence: sentence.german, GERMAN),
+    "FR": ("roa/fr", french, ENGLISH),
 }
 WITHOUT_T2 = 10  # every so many utterances have only T1
 
@@ -31,8 +32,8 @@ def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
     recordings = []
     for split in SIZES:
         kind, language = split.split("_")
-        accent, words = LANGUAGES[language]
-        groups = draw(PARTS[kind], sizes[split], f"mslt {language} {seed}", words=words, accent=accent)
+        accent, words, lexicon = LANGUAGES[language]
+        groups = draw(PARTS[kind], sizes[split], f"mslt {language} {seed}", 1, words, accent, lexicon)
         for number, (spoken,) in enumerate(groups, 1):
             path = f"Data/MSLT_{split}_{DATES[kind]}/MSLT_{split}_{number:04d}.T0.{language.lower()}.wav"
             recordings.append(clip(split, path, spoken))

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 from espeak import SAMPLE_RATE
+from lexicon import ENGLISH, Lexicon
 from speak import (
     FEMALE_VARIANTS,
     SEEN_PITCHES,
@@ -86,15 +87,16 @@ def draw(
     per_voice: int = 1,
     words: Callable[[Sentence], str] = lambda sentence: sentence.text,
     accent: str = "",
+    lexicon: Lexicon = ENGLISH,
 ) -> list[tuple[Spoken, ...]]:
     """Groups of `per_voice` utterances that one voice says, n utterances in all, every sentence once.
 
-    `words` gives what is read aloud; `accent` replaces that of the voices.
+    `words` gives what is read aloud; `accent` replaces that of the voices; `lexicon` has the sentences' words.
     """
     people = PARTS[part]
     rng = random.Random(f"{seed} {part}")
     found: dict[Sentence, str] = {}
-    for sentence in stream_sentences(people.sentences, f"{seed} {part}"):
+    for sentence in stream_sentences(people.sentences, f"{seed} {part}", lexicon):
         if len(found) == n:
             break
         found[sentence] = words(sentence)
