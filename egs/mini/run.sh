@@ -27,8 +27,10 @@ source ../../tools/parse_options.sh
 [ "$nj" -gt 0 ] || nj="$(nproc)"
 here="$PWD"
 absolute() { case "$1" in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac; }
+asked="$config $exp_dir $limit $obedient ${#overrides[@]}"
 config="$(absolute "$config")" data_dir="$(absolute "$data_dir")" exp="$(absolute "$exp_dir")/seed$seed"
-models="$here/models" trained="$(absolute "$exp_dir")/models" out="$here"
+models="$here/models" trained="$(absolute "$exp_dir")/models" out="$here" # the record of the experiment as it is
+[ "$asked" = "conf/blsp.yaml exp 0 false 0" ] || out="$(absolute "$exp_dir")"
 [ "$from_scratch" = false ] || models="$trained"
 overrides=(--seed="$seed" --encoder="$models/whisper-mini" --llm="$models/llama-mini" "${overrides[@]}")
 recipe() { # recipe SYSTEM FIRST_STAGE LAST_STAGE [--KEY=VALUE ...]: what of these stages was asked for
@@ -78,7 +80,7 @@ fi
 if [ "$obedient" = true ]; then
     step llm run python local/llm_data.py --out corpora/llm
     step llm tune llama-obedient llama_robust "$models/llama-mini" --train_sets='[obedient]'
-    overrides=("${overrides[@]/#--llm=*/--llm=$trained/llama-obedient/model}") out="$exp"
+    overrides=("${overrides[@]/#--llm=*/--llm=$trained/llama-obedient/model}")
 fi
 step preparation recipe blsp 0 0
 run python local/add_references.py --references corpora/references --data-dir "$data_dir"
