@@ -18,7 +18,7 @@ import summary  # noqa: E402
 METRICS = {"asr": "wer", "ic": "accuracy", "sa": "accuracy", "qa": "exact_match"}
 # Followed instructions, WER of repeating.
 SCORES = {"text_llm": (100, 0), "whisper_llm": (90, 2), "ctc_llm": (80, 4), "asr_pretrain": (10, 1), "blsp": (85, 3),
-          "blsp_rp": (84, 2.5), "blsp_kd": (86, 3.5)}  # fmt: skip
+          "blsp_rp": (84, 2.5), "blsp_kd": (86, 3.5), "blsp_de": (83, 3)}  # fmt: skip
 
 
 def write_scores(exp: Path, systems: list[str], seed: int = 1) -> None:
