@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from blsp import command, generation, mel
 from blsp.adapter import adapter_length
@@ -148,8 +149,13 @@ class _Whisper:
         self.options = {}
         if getattr(self.model.generation_config, "is_multilingual", False):
             self.options["task"] = "transcribe"
-            if config["source_language"] != "auto":
-                self.options["language"] = config["source_language"]
+            language = config["source_language"]
+            if language != "auto":
+                known = [token.strip("<|>") for token in self.model.generation_config.lang_to_id]
+                if TO_LANGUAGE_CODE.get(language, language) not in known:
+                    raise InputError(f"{config['encoder']}: does not know the source_language '{language}'; it is one of"
+                                     f" {', '.join(known)}, or auto")  # fmt: skip
+                self.options["language"] = language
 
     @torch.inference_mode()
     def transcribe(self, features: list[torch.Tensor]) -> list[str]:
