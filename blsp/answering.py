@@ -151,7 +151,7 @@ class _Whisper:
             self.options["task"] = "transcribe"
             language = config["source_language"]
             if language != "auto":
-                known = [token.strip("<|>") for token in self.model.generation_config.lang_to_id]
+                known = sorted(token.strip("<|>") for token in self.model.generation_config.lang_to_id)
                 if TO_LANGUAGE_CODE.get(language, language) not in known:
                     raise InputError(f"{config['encoder']}: does not know the source_language '{language}'; it is one of"
                                      f" {', '.join(known)}, or auto")  # fmt: skip

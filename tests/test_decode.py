@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SENTENCES, WINDOW, World, call, mtimes, run_program, speak
+from conftest import ROOT, SENTENCES, WINDOW, World, call, mtimes, run_program, speak
 
 from blsp import features
 from blsp.adapter import Adapter
@@ -97,6 +97,13 @@ def test_only_what_a_setting_concerns_is_decoded_again(prepared: World, model: P
     call("decode", "--model", model, *common(prepared, tmp_path / "exp", "--tasks.color.instruction=Name a color."))
     changed = {name for name, time in mtimes(tmp_path / "exp").items() if time != before.get(name)}
     assert {str(Path(name).parent) for name in changed} == {"decode/test_clean.color"}
+
+
+def test_a_language_that_the_recognizer_does_not_know(prepared: World, tmp_path: Path) -> None:
+    encoder = ROOT / "egs" / "mini" / "models" / "whisper-mini"
+    overrides = ("--input=whisper", f"--encoder={encoder}", "--source_language=zh")
+    with pytest.raises(InputError, match="does not know the source_language 'zh'; it is one of de, en, or auto"):
+        call("decode", *common(prepared, tmp_path, *overrides))
 
 
 def test_the_cascades_read_text_and_whispers_words(prepared: World, tmp_path: Path) -> None:
