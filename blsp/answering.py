@@ -14,7 +14,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from blsp import command, generation, mel
 from blsp.adapter import adapter_length
 from blsp.data_dir import read_table
-from blsp.encoder import STRIDE, SpeechEncoder, load_recognizer
+from blsp.encoder import STRIDE, SpeechEncoder, cut, load_recognizer
 from blsp.files import InputError, fingerprint, read_jsonl, write_json
 from blsp.generation import Decoding, Generated
 from blsp.journal import Journal
@@ -141,7 +141,7 @@ def transcribe_all(
 
 
 class _Whisper:
-    """Whisper with its own decoder, greedy, window by window."""
+    """Whisper with its own decoder, greedy; what is longer than its window, piece by piece."""
 
     def __init__(self, config: dict[str, Any], device: str):
         self.model = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
@@ -160,12 +160,12 @@ class _Whisper:
     @torch.inference_mode()
     def transcribe(self, features: list[torch.Tensor]) -> list[str]:
         window = STRIDE * self.model.config.max_source_positions
-        n_windows = [-(-len(f) // window) for f in features]
-        padded = [mel.pad([f], n * window).view(n, window, -1) for f, n in zip(features, n_windows, strict=True)]
-        inputs = torch.cat(padded).transpose(1, 2).to(self.model.device, self.model.dtype)
+        cuts = [cut(f, window) for f in features]
+        padded = mel.pad([piece for pieces in cuts for piece in pieces], window)
+        inputs = padded.transpose(1, 2).to(self.model.device, self.model.dtype)
         ids = self.model.generate(input_features=inputs, num_beams=1, do_sample=False, **self.options)
         texts = iter(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
-        return [" ".join(next(texts).strip() for _ in range(n)) for n in n_windows]
+        return [" ".join(next(texts).strip() for _ in pieces) for pieces in cuts]
 
 
 def _n_frames(job: Job, meant: Container[str]) -> dict[str, int]:
@@ -177,4 +177,4 @@ def _report_long(job: Job, n_frames: dict[str, int], encoder: SpeechEncoder) -> 
     if long:
         seconds = encoder.window / mel.FRAMES_PER_SECOND
         log.info(f"{job.folder}: {long} of {len(n_frames)} utterances are longer than the encoder's window of {seconds:g} s"
-                 " and are encoded window by window")  # fmt: skip
+                 " and are cut in pauses")  # fmt: skip

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from blsp import mel
 from blsp.files import InputError
 
 STRIDE = 2  # feature frames per encoder state: one state every 20 ms
+PAUSE = 7  # feature frames over which the loudness is averaged where a long utterance is cut
+QUIET = 0.01  # of scaled log-mel, 0.4 dB: moments that are as quiet as the quietest
+
+
+def cut(features: torch.Tensor, window: int) -> list[torch.Tensor]:
+    """Pieces of an utterance that fit into Whisper's window: an utterance that does not is cut in pauses, not in words.
+
+    features (n_frames, n_mels); window in feature frames. Returns pieces (n_i, n_mels) of an even number of frames, but for
+    the last. A piece ends in the second half of the window, where it is quietest; at the end of that pause, so that the
+    next piece begins with speech.
+    """
+    pieces = []
+    while len(features) > window:
+        loudness = features[:window].mean(1)[None]
+        smooth = nn.functional.avg_pool1d(loudness, PAUSE, 1, PAUSE // 2, count_include_pad=False)[0, window // 2 :]
+        end = window // 2 + int((smooth <= smooth.min() + QUIET).nonzero().max())
+        pieces.append(features[: end - end % STRIDE])
+        features = features[end - end % STRIDE :]
+    return [*pieces, features]
 
 
 class SpeechEncoder(nn.Module):
     """Whisper's encoder on utterances of any length.
 
     Whisper attends over the padding of its window and was trained so: `padding` "window" gives it whole windows,
-    longer utterances window by window. "batch" encodes only up to the longest utterance of the batch, and masks what is
+    longer utterances piece by piece (cut()). "batch" encodes only up to the longest utterance of the batch, and masks what is
     behind the end of a shorter one: faster, and still as if each were alone, but with a frozen encoder the states differ
     from those that it was trained to give.
     """
@@ -44,27 +66,30 @@ class SpeechEncoder(nn.Module):
         return cls(model.encoder, padding)
 
     def padded_length(self, n_frames: int) -> int:
-        """Frames that a batch whose longest utterance has `n_frames` must be padded to."""
-        if self.padding == "batch" and n_frames < self.window:
+        """Frames that pieces, the longest of `n_frames`, are padded to."""
+        if self.padding == "batch":
             # One state's worth of silence, for the convolutions to see behind the end as they do in a longer batch.
             return min(n_frames + n_frames % STRIDE + STRIDE, self.window)
-        return -(-n_frames // self.window) * self.window
+        return self.window
 
-    def forward(self, features: torch.Tensor, n_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """features (B, T, n_mels), T = padded_length of the longest; n_frames (B,) valid feature frames.
+    def forward(self, utterances: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """utterances: B tensors of features (n_frames_i, n_mels).
 
-        Returns states (B, S, d_model), cut to the longest utterance, and n_states (B,).
+        Returns states (B, S, d_model), those of the longest utterance, and n_states (B,), ceil(n_frames_i / STRIDE).
         """
-        n_states = (n_frames + STRIDE - 1) // STRIDE
-        batch, frames, n_mels = features.shape
-        length = min(frames, self.window)
-        windows = features.to(self.encoder.conv1.weight.dtype).reshape(-1, length, n_mels)
+        cuts = [cut(features, self.window) for features in utterances]
+        pieces = [piece for pieces in cuts for piece in pieces]
+        n_frames = torch.tensor([len(piece) for piece in pieces], device=pieces[0].device)
+        padded = mel.pad(pieces, self.padded_length(int(n_frames.max()))).to(self.encoder.conv1.weight.dtype)
         if self.padding == "window":
-            states = self.encoder(windows.transpose(1, 2)).last_hidden_state
+            states = self.encoder(padded.transpose(1, 2)).last_hidden_state
         else:
-            begins = torch.arange(0, frames, length, device=n_frames.device)
-            states = self._encode(windows, (n_frames[:, None] - begins).clamp(0, length).flatten())
-        states = states.reshape(batch, -1, self.d_model)
+            states = self._encode(padded, n_frames)
+        if len(pieces) > len(utterances):
+            valid = iter(row[:n] for row, n in zip(states, ((n_frames + STRIDE - 1) // STRIDE).tolist(), strict=True))
+            joined = [torch.cat([next(valid) for _ in pieces]) for pieces in cuts]
+            states = nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        n_states = torch.tensor([-(-len(features) // STRIDE) for features in utterances], device=states.device)
         return states[:, : int(n_states.max())], n_states
 
     def _encode(self, windows: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from blsp import mel
 from blsp.adapter import Adapter
 from blsp.encoder import SpeechEncoder
 from blsp.files import InputError, model_fingerprint, read_json, write_json
@@ -214,10 +213,8 @@ def embed_speech(
     encoder: SpeechEncoder, adapter: Adapter, features: torch.Tensor, n_frames: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """features (sum of n_frames, n_mels), n_frames (B,). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each."""
-    n_padded = encoder.padded_length(int(n_frames.max()))
-    padded = mel.pad(list(features.split(n_frames.tolist())), n_padded)  # (B, n_padded, n_mels)
     with torch.no_grad():
-        states, n_states = encoder(padded, n_frames)  # (B, S, d_encoder), (B,)
+        states, n_states = encoder(features.split(n_frames.tolist()))  # (B, S, d_encoder), (B,)
     return adapter(states, n_states)
 
 

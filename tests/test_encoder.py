@@ -10,7 +10,7 @@ from conftest import World
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp import mel
-from blsp.encoder import SpeechEncoder, load_recognizer
+from blsp.encoder import SpeechEncoder, cut, load_recognizer
 from blsp.files import InputError
 
 LENGTHS = (1, 10, 57, 58, 163, 198, 199, 200)  # feature frames; the window has 200
@@ -23,8 +23,7 @@ def utterances(*lengths: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def encode(encoder: SpeechEncoder, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-    n_frames = torch.tensor([len(u) for u in batch])
-    states, n_states = encoder(mel.pad(batch, encoder.padded_length(int(n_frames.max()))), n_frames)
+    states, n_states = encoder(batch)
     assert states.shape[1] == max(n_states)
     return [row[:n] for row, n in zip(states, n_states.tolist(), strict=True)]
 
@@ -76,18 +75,28 @@ def test_batch_padding_gives_the_states_of_a_whisper_with_that_window(world: Wor
     torch.testing.assert_close(encode(encoder, [utterance])[0], expected, atol=1e-5, rtol=0)
 
 
-def test_utterances_longer_than_the_window_are_encoded_window_by_window(encoder: SpeechEncoder) -> None:
-    (long,) = utterances(470)
+def test_utterances_longer_than_the_window_are_encoded_piece_by_piece(encoder: SpeechEncoder) -> None:
+    (long,) = utterances(471)
     states = encode(encoder, [long])[0]
-    assert states.shape == (235, 16)
-    for i in range(2):
-        part = encode(encoder, [long[200 * i : 200 * (i + 1)]])[0]
-        torch.testing.assert_close(states[100 * i : 100 * (i + 1)], part, atol=1e-5, rtol=0)
+    assert states.shape == (236, 16)
+    pieces = cut(long, 200)
+    torch.testing.assert_close(states, torch.cat([encode(encoder, [piece])[0] for piece in pieces]), atol=1e-5, rtol=0)
+
+
+def test_long_utterances_are_cut_at_the_end_of_a_pause_of_the_second_half() -> None:
+    (long,) = utterances(700)
+    for begin, end in ((30, 60), (120, 160), (190, 195), (310, 335)):  # too early; found; a stop; found
+        long[begin:end] = -1.5
+    assert [len(piece) for piece in cut(long, 200)[:2]] == [156, 174]  # half of the average before the speech
+    pieces = cut(long, 200)
+    assert torch.equal(torch.cat(pieces), long)
+    assert all(100 <= len(piece) <= 200 and len(piece) % 2 == 0 for piece in pieces[:-1])
+    assert [len(piece) for piece in cut(long[:200], 200)] == [200]
 
 
 def test_batch_padding_costs_no_more_than_the_longest(world: World) -> None:
     encoder = SpeechEncoder.from_pretrained(str(world.whisper), "batch")
-    assert [encoder.padded_length(n) for n in (1, 10, 57, 198, 199, 200, 201)] == [4, 12, 60, 200, 200, 200, 400]
+    assert [encoder.padded_length(n) for n in (1, 10, 57, 198, 199, 200)] == [4, 12, 60, 200, 200, 200]
 
 
 def test_another_padding_is_refused(world: World) -> None:

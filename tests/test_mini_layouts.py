@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,13 +25,14 @@ import speak_layouts  # noqa: E402
 from chinese import chinese  # noqa: E402
 from french import french  # noqa: E402
 from instructions import GERMAN_TASKS, TASK_BY_NAME, TASKS, german_as_heard  # noqa: E402
-from layouts import alpaca, fsc, snips, speech  # noqa: E402
+from layouts import alpaca, fsc, gigaspeech_qa, snips, speech  # noqa: E402
 from lexicon import GERMAN, INTENTS  # noqa: E402
-from world import Sentence, sample_sentences  # noqa: E402
+from passages import draw_passage  # noqa: E402
+from world import Sentence, sample_sentences, stream_sentences  # noqa: E402
 
 LIMIT = 2  # utterances of each split
 TRAINED = ("gigaspeech", "commonvoice", "commonvoice-de")
-RECIPE_OF = {"commonvoice-de": "commonvoice"}  # where the names differ
+RECIPE_OF = {"commonvoice-de": "commonvoice", "gigaspeech-qa": "gigaspeech"}  # where the names differ
 SPOKEN = [name for name in speak_layouts.NAMES if name != "alpaca"]
 EVALUATED = [name for name in SPOKEN if name not in TRAINED]
 TRAINING_SPLITS = {"train", "fine-tune"}
@@ -68,8 +70,8 @@ def data(layouts: Path) -> Path:
     """Stage 0 of every recipe, as a user calls it."""
     for name in speak_layouts.NAMES:
         options = ["--corpus-dir", layouts / "corpora" / name, "--data-dir", layouts / "data" / name, "--nj", 1]
-        recipe = RECIPE_OF.get(name, name)
-        stages = ["--config", MINI / "conf" / f"{recipe}.yaml", "--stage", 0, "--stop-stage", 0, "--limit", LIMIT]
+        recipe, conf = RECIPE_OF.get(name, name), "commonvoice" if name == "commonvoice-de" else name
+        stages = ["--config", MINI / "conf" / f"{conf}.yaml", "--stage", 0, "--stop-stage", 0, "--limit", LIMIT]
         run(["bash", ROOT / "recipes" / recipe / "run.sh", *options, *stages])
         references = layouts / "corpora" / name / "references"
         if references.is_dir():
@@ -88,9 +90,10 @@ def test_recipe_reads_what_was_spoken(data: Path, name: str) -> None:
         split = SPLIT_OF.get(folder.name, folder.name)
         said = [s for r in recordings if r.split == split for s in (r.spoken[1:] if name == "slue-voxceleb" else r.spoken)]
         texts = [lower(text) for text in table(folder / "text").values()]
-        wanted = [lower(s.words) for s in said]
+        size = gigaspeech_qa.SENTENCES if name == "gigaspeech-qa" else 1  # sentences of an utterance
+        wanted = [lower(" ".join(s.words for s in said[i : i + size])) for i in range(0, len(said), size)]
         assert set(texts) <= set(wanted) if folder.name in ("XS", "S", "M", "L") else sorted(texts) == sorted(wanted), folder
-        assert all(float(duration) < 4 for duration in table(folder / "utt2dur").values())
+        assert all(float(duration) < (4 if size == 1 else 30) for duration in table(folder / "utt2dur").values())
         # Only what the corpora reject by design: garbage segments, gaps between segments.
         reasons = rejected(folder).values()
         assert all(reason.startswith(("garbage segment", "a gap between segments")) for reason in reasons)
@@ -145,6 +148,31 @@ def test_the_llm_is_trained_on_all_tasks() -> None:
     assert {row["task"] for row in llm_data.training_rows("instructions", 5000, seed=1)} == {*TASK_BY_NAME}
     questions = [row for row in rows if row["task"] == "who"]
     assert all("{" not in row["instruction"] and row["output"].startswith("the ") for row in questions)
+
+
+def test_a_question_about_a_passage_has_one_answer() -> None:
+    rng, sentences = random.Random(1), stream_sentences("train", "passages")
+    for _ in range(300):
+        passage = draw_passage(sentences, 5)
+        assert all(sentence.split == "train" for sentence in passage.sentences)
+        for kind in ("person", "thing", "verb"):
+            assert len({getattr(sentence, kind) for sentence in passage.sentences}) == 5
+        question, answer = passage.question(rng)
+        asked = set(question.rstrip("?").split()) & set(passage.text.split()) - {"the", "was", "it"}
+        about = [s for s in passage.sentences if asked <= set(s.text.split())]
+        known = [s for s in about if set(answer.split()) <= set(s.text.split())]
+        assert len(about) == 1 and (known or answer == "nobody knows"), question
+
+
+def test_passages_are_as_long_as_those_of_the_paper_and_have_questions_of_their_own(layouts: Path, data: Path) -> None:
+    for recording in speak_layouts.plan("gigaspeech-qa").recordings:
+        for i in range(0, len(recording.spoken), gigaspeech_qa.SENTENCES):
+            assert 40 <= sum(len(s.words.split()) for s in recording.spoken[i : i + gigaspeech_qa.SENTENCES]) <= 60
+    folder = data / "gigaspeech-qa" / "TEST"
+    texts, questions, answers = (table(folder / name) for name in ("text", "question", "answer"))
+    assert texts.keys() == questions.keys() == answers.keys() and len(texts) == LIMIT
+    for utt_id, answer in answers.items():
+        assert answer in lower(texts[utt_id]) or answer == "nobody knows"
 
 
 @pytest.mark.parametrize("say", [chinese, french])

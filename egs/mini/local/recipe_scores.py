@@ -12,7 +12,7 @@ from typing import Any
 from blsp import command
 from blsp.files import InputError, atomic_write, read_json, read_jsonl, write_jsonl
 
-METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy"}
+METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy", "exact_match": "exact match"}
 KEPT = ("task", "set", "metric", "value", "n", "majority", "copy", "no_label", "normalizer", "signature", "fingerprint")
 
 Rows = list[dict[str, Any]]
@@ -76,9 +76,10 @@ Every test voice is one that no training has heard.
 """
 NOTES = """
 `ic` of snips and fsc asks for the labels of these corpora, which the mini LLM has never seen; `ic_world` asks for the world's
-intents in the same recordings. bstc and mslt are spoken in Mandarin, German and French, which the mini Whisper has never heard.
+intents in the same recordings. bstc and mslt are spoken in Mandarin, German and French; the mini Whisper has heard German, and this
+BLSP model English only. gigaspeech-qa has passages of 40 to 60 words; the others' utterances are single sentences.
 Beside a score: of BLEU, that of copying the source; of accuracy, that of always giving the most frequent label, and the share
-of answers that hold no label.
+of answers that hold no label; of exact match, that of the most frequent answer.
 """
 
 
@@ -89,7 +90,7 @@ def table(rows: Rows) -> str:
         if "copy" in row:
             beside = f"copy {row['copy']:.1f}"
         elif "majority" in row:
-            beside = f"majority {row['majority']:.1f}, no label {row['no_label']:.1f} %"
+            beside = f"majority {row['majority']:.1f}" + (f", no label {row['no_label']:.1f} %" if "no_label" in row else "")
         named = [row["recipe"], row["set"], row["task"], METRICS[row["metric"]]]
         cells.append([*named, f"{row['value']:.1f}", beside, str(row["n"])])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]

@@ -22,8 +22,8 @@ from blsp import command
 from blsp.files import InputError, fingerprint, read_json, write_json
 
 NAMES = (
-    *("gigaspeech", "commonvoice", "commonvoice-de", "must-c", "tedlium3", "covost2", "snips"),
-    *("fsc", "slue-voxceleb", "bstc", "mslt", "alpaca"),
+    *("gigaspeech", "gigaspeech-qa", "commonvoice", "commonvoice-de", "must-c", "tedlium3", "covost2"),
+    *("snips", "fsc", "slue-voxceleb", "bstc", "mslt", "alpaca"),
 )
 VERSION = 1  # raised when a writer changes what it writes of the same plan
 DONE = "layout.json"  # in the corpus' folder; no recipe reads it

@@ -22,38 +22,54 @@ GARBAGE = {"silence": "<SIL>", "noise": "<NOISE>", "music": "<MUSIC>"}
 def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
     rng = random.Random(f"gigaspeech {seed}")
     recordings = []
-    for thousand, split in enumerate(SIZES):
+    for split in SIZES:
         for number, group in enumerate(draw(split, sizes[split], f"gigaspeech {seed}", PER_RECORDING), 1):
-            source = list(SOURCES)[number % len(SOURCES)]
-            shard = f"P{thousand}{number // 100 + 1:03d}"
-            path = f"audio/{source}/{shard}/{SOURCES[source]}{thousand}{number:09d}.opus"
+            path = place(split, number)
             heard = () if split == "train" else tuple(rng.choice(list(GARBAGE)) for _ in range(len(group) + 1))
             recordings.append(long_recording(split, path, group, rng, gaps=heard))
     return recordings
 
 
-def describe(root: Path, recordings: list[Recording], times: list[Times]) -> None:
-    audios = [audio(root, recording, spans) for recording, spans in zip(recordings, times, strict=True)]
+def place(split: str, number: int) -> str:
+    """Where a recording goes."""
+    source, thousand = list(SOURCES)[number % len(SOURCES)], list(SIZES).index(split)
+    return f"audio/{source}/P{thousand}{number // 100 + 1:03d}/{SOURCES[source]}{thousand}{number:09d}.opus"
+
+
+def segments(recording: Recording, size: int) -> list[tuple[Spoken, ...]]:
+    """What is said in each segment, `size` sentences."""
+    return [recording.spoken[i : i + size] for i in range(0, len(recording.spoken), size)]
+
+
+def sid(recording: Recording, number: int) -> str:
+    """Of the recording's segment number 0, 1, ..., the pauses of DEV and TEST included."""
+    return f"{Path(recording.path).stem}_S{number + 1:07d}"
+
+
+def describe(root: Path, recordings: list[Recording], times: list[Times], size: int = 1) -> None:
+    """Describe recordings whose segments have `size` sentences each."""
+    audios = [audio(root, recording, spans, size) for recording, spans in zip(recordings, times, strict=True)]
     write_json(root / "GigaSpeech.json", {"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": audios})
 
 
-def audio(root: Path, recording: Recording, times: Times) -> dict[str, Any]:
+def audio(root: Path, recording: Recording, times: Times, size: int) -> dict[str, Any]:
     path = root / recording.path
-    segments: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
 
     def add(start: float, end: float, text: str, subsets: list[str]) -> None:
-        sid = f"{path.stem}_S{len(segments) + 1:07d}"
         times = {"begin_time": start, "end_time": end}
-        segments.append({"sid": sid, "speaker": "N/A", **times, "text_raw": "", "text_tn": text, "subsets": subsets})
+        name = {"sid": sid(recording, len(rows)), "speaker": "N/A"}
+        rows.append({**name, **times, "text_raw": "", "text_tn": text, "subsets": subsets})
 
     garbage, behind = recording.split != "train", 0.0
-    for number, (spoken, span) in enumerate(zip(recording.spoken, times, strict=True)):
-        start, end = segment(span, digits=3)
+    for number, spoken in enumerate(segments(recording, size)):
+        start, end = segment((times[number * size][0], times[number * size + len(spoken) - 1][1]), digits=3)
+        text = " ".join(map(tagged, spoken))
         if garbage:
-            add(behind, start, GARBAGE[recording.gaps[number]], [f"{{{recording.split.upper()}}}"])
-            add(start, end, tagged(spoken), [f"{{{recording.split.upper()}}}"])
+            add(behind, start, GARBAGE[recording.gaps[number * size]], [f"{{{recording.split.upper()}}}"])
+            add(start, end, text, [f"{{{recording.split.upper()}}}"])
         else:
-            add(start, end, tagged(spoken), [name for name, every in NESTED.items() if number % every == 0])
+            add(start, end, text, [name for name, every in NESTED.items() if number % every == 0])
         behind = end
     info = soundfile.info(path)
     if garbage:
@@ -73,8 +89,8 @@ def audio(root: Path, recording: Recording, times: Times) -> dict[str, Any]:
         "sample_rate": 16000,
         "category": "N/A",
         "speaker": "N/A",
-        "subsets": sorted({name for s in segments for name in s["subsets"]}),
-        "segments": segments,
+        "subsets": sorted({name for row in rows for name in row["subsets"]}),
+        "segments": rows,
     }
 
 
