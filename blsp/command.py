@@ -71,11 +71,12 @@ def progress(items: Iterable[T], total: int, title: str, unit: str = "utt") -> I
 
 
 def commit() -> str:
-    """The commit of the code that runs, "+" behind it if files were changed since."""
+    """The commit of the code that runs, "+" behind it if files other than records of results were changed since."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
+        status = ["git", "status", "--porcelain", "-uno", "--", ":(top,exclude)*.md", ":(top,exclude)*.jsonl"]
+        changed = subprocess.run(status, cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + "+" * bool(changed.stdout.strip())
