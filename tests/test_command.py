@@ -12,8 +12,8 @@ from conftest import ROOT
 
 def test_commit_marks_changed_code_but_not_new_results(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
-        name = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-        return subprocess.run(["git", *name, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+        program = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+        return subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
     def told() -> str:
         program = [sys.executable, "-c", "from blsp import command; print(command.commit())"]

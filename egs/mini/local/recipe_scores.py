@@ -76,8 +76,8 @@ Every test voice is one that no training has heard.
 """
 NOTES = """
 `ic` of snips and fsc asks for the labels of these corpora, which the mini LLM has never seen; `ic_world` asks for the world's
-intents in the same recordings. bstc and mslt are spoken in Mandarin, German and French; the mini Whisper has heard German, and this
-BLSP model English only. gigaspeech-qa has passages of 40 to 60 words; the others' utterances are single sentences.
+intents in the same recordings. bstc and mslt are spoken in Mandarin, German and French; the mini Whisper has heard German, and
+this BLSP model English only. gigaspeech-qa has passages of 40 to 60 words; the others' utterances are single sentences.
 Beside a score: of BLEU, that of copying the source; of accuracy, that of always giving the most frequent label, and the share
 of answers that hold no label; of exact match, that of the most frequent answer.
 """

@@ -38,7 +38,8 @@ def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
         for i in range(len(spoken) + 1):
             between = i % SENTENCES == 0  # passages; within one there is silence
             heard.append(rng.choice(list(gigaspeech.GARBAGE)) if between else "silence")
-            pauses.append(1.0 if i in (0, len(spoken)) else round(rng.uniform(0.6, 0.9) if between else rng.uniform(0.3, 0.6), 2))
+            longer = rng.uniform(0.6, 0.9) if between and 0 < i < len(spoken) else 1.0
+            pauses.append(round(longer if between else rng.uniform(0.3, 0.6), 2))
         path = gigaspeech.place("test", number)
         recordings.append(Recording("test", path, spoken, tuple(pauses), gaps=tuple(heard)))
     return recordings
