@@ -34,7 +34,8 @@ for name in "${names[@]}"; do
     if [[ "$name" =~ ^(gigaspeech|commonvoice|alpaca)$ ]]; then
         stages "$name" 1 5 "$exp/recipes/$name" ""
     elif [ "$full" = false ]; then
-        stages "$name" 1 5 "$exp/recipes/$name" "$model"
+        stages "$name" 1 1 "$exp/recipes/$name" ""
+        stages "$name" 4 5 "$exp/recipes/$name" "$model"
     else
         step features stages "$name" 1 1 "$exp/recipes/$name" ""
         for system in ${systems//,/ }; do
