@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -244,6 +245,15 @@ def test_evaluation_recipe_decodes_and_scores(name: str, layouts: Path, world: W
     exp = stages(name, layouts, world, model)
     scores = [json.loads(path.read_text()) for path in (exp / "decode").glob("*/score.json")]
     assert scores and all(score["n"] == LIMIT for score in scores)
+
+
+def test_questions_about_passages_train_no_model() -> None:
+    """Its recipe has stages 2 and 3, unlike those that only evaluate."""
+    planned = run(["bash", MINI / "run.sh", "--recipes", "gigaspeech gigaspeech-qa", "--dry-run"])
+    stages = [re.findall(r"conf/(\S+)\.yaml .*--stage (\d) --stop-stage (\d)", line) for line in planned.splitlines()]
+    called = [found[0] for found in stages if found]
+    assert called == [("gigaspeech", "0", "0"), ("gigaspeech", "1", "5"),
+                      *(("gigaspeech-qa", first, last) for first, last in ("00", "11", "45"))]  # fmt: skip
 
 
 @pytest.mark.slow
