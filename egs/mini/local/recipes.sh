@@ -21,14 +21,14 @@ stages() { # stages NAME FIRST LAST EXP_DIR MODEL [--KEY=VALUE ...]: what of the
     [ "$first" -le "$last" ] || return 0
     [ "$1" != alpaca ] || values=("${overrides[0]}" "${overrides[@]:2}") # all but the encoder
     [ -z "$5" ] || given=(--model "$5")
-    run "../../recipes/${1%-qa}/run.sh" --corpus-dir "$here/corpora/$1" --config "$here/conf/$1.yaml" --data-dir "$data_dir/recipes/$1" \
-        --exp-dir "$4" "${given[@]}" --nj "$nj" --ngpu "$ngpu" --limit "$limit" --stage "$first" --stop-stage "$last" \
-        -- "${values[@]}" "${@:6}"
+    run "../../recipes/${1%-qa}/run.sh" --corpus-dir "$here/corpora/$1" --config "$here/conf/$1.yaml" \
+        --data-dir "$data_dir/recipes/$1" --exp-dir "$4" "${given[@]}" --nj "$nj" --ngpu "$ngpu" --limit "$limit" \
+        --stage "$first" --stop-stage "$last" -- "${values[@]}" "${@:6}"
 }
 for name in "${names[@]}"; do
     [ "$dry_run" = true ] || printf '\n==== %s\n' "$name"
     step preparation stages "$name" 0 0 "$exp/recipes/$name" ""
-    if [[ "$name" =~ ^(snips|fsc|gigaspeech-qa)$ ]]; then # intents of the world beside the corpus' labels; questions
+    if [[ "$name" =~ ^(snips|fsc|gigaspeech-qa)$ ]]; then # the world's own intents; questions
         run python local/add_references.py --references "corpora/$name/references" --data-dir "$data_dir/recipes/$name"
     fi
     if [[ "$name" =~ ^(gigaspeech|commonvoice|alpaca)$ ]]; then

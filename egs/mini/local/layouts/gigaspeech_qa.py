@@ -36,10 +36,12 @@ def plan(sizes: dict[str, int], seed: int) -> list[Recording]:
         spoken = tuple(Spoken(sentence, sentence.text, *how) for passage in group for sentence in passage.sentences)
         heard, pauses = [], []
         for i in range(len(spoken) + 1):
-            between = i % SENTENCES == 0  # passages; within one there is silence
-            heard.append(rng.choice(list(gigaspeech.GARBAGE)) if between else "silence")
-            longer = rng.uniform(0.6, 0.9) if between and 0 < i < len(spoken) else 1.0
-            pauses.append(round(longer if between else rng.uniform(0.3, 0.6), 2))
+            if i % SENTENCES:  # within a passage
+                heard.append("silence")
+                pauses.append(round(rng.uniform(0.3, 0.6), 2))
+            else:
+                heard.append(rng.choice(list(gigaspeech.GARBAGE)))
+                pauses.append(round(rng.uniform(0.6, 0.9), 2) if 0 < i < len(spoken) else 1.0)
         path = gigaspeech.place("test", number)
         recordings.append(Recording("test", path, spoken, tuple(pauses), gaps=tuple(heard)))
     return recordings
