@@ -67,7 +67,7 @@ tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
     run python -m blsp.llm_sft --config "conf/$2.yaml" --data-dir corpora/llm --exp-dir "$trained/$1" -- --llm="$3" "${@:4}"
 }
 if [ "$from_scratch" = true ]; then
-    step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
+    step speech run python local/speak.py --out corpora/whisper --seed 1 --silence 0 --nj "$nj" # other sentences than the adapter will hear
     step speech run python local/speak_layouts.py --out corpora/whisper --recipes commonvoice-de --seed 2 --nj "$nj"
     step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --german corpora/whisper/commonvoice-de \
         --out "$models/whisper-mini"
