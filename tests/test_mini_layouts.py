@@ -138,7 +138,7 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
 def test_the_llm_is_trained_on_no_test_sentence() -> None:
     unseen = {s.text for split in ("dev", "test") for s in sample_sentences(split, 20_000, "unseen")}
     unseen |= {german_as_heard(s) for split in ("dev", "test") for s in sample_sentences(split, 2_000, "unseen", GERMAN)}
-    for name in ("instructions", "further", "obedient"):
+    for name in ("instructions", "further", "passages", "obedient"):
         rows = list(llm_data.training_rows(name, 20_000, seed=1))
         assert len(rows) == 20_000 and not {row["input"] for row in rows} & unseen
     assert all(s.split == "train" for passage in sample_passages("train", 5000, "llm", 5) for s in passage.sentences)
@@ -146,9 +146,10 @@ def test_the_llm_is_trained_on_no_test_sentence() -> None:
 
 def test_the_llm_is_trained_on_all_tasks() -> None:
     rows = list(llm_data.dev_rows(2))
-    names = {task.name for task in (*TASKS, *GERMAN_TASKS, *PASSAGE_TASKS)}
-    assert {row["task"] for row in rows} == names - {"continue", "continue_de"}
-    assert {row["task"] for row in llm_data.training_rows("instructions", 5000, seed=1)} == names
+    sentences, passages = {task.name for task in (*TASKS, *GERMAN_TASKS)}, {task.name for task in PASSAGE_TASKS}
+    assert {row["task"] for row in rows} == sentences - {"continue", "continue_de"} | passages
+    assert {row["task"] for row in llm_data.training_rows("instructions", 5000, seed=1)} == sentences
+    assert {row["task"] for row in llm_data.training_rows("passages", 5000, seed=1)} == sentences | passages
     questions = [row for row in rows if row["task"] == "who"]
     assert all("{" not in row["instruction"] and row["output"].startswith("the ") for row in questions)
 
