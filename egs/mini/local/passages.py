@@ -1,16 +1,14 @@
-"""Passages of several sentences, and questions about one of them."""
+"""Passages of several sentences."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from instructions import draw_question
-from world import Sentence
+from world import Sentence, stream_sentences
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Sentences about different persons, things and actions, so that a question about one of them has one answer."""
+    """Sentences about different persons, things and actions, so that each is named once."""
 
     sentences: tuple[Sentence, ...]
 
@@ -18,9 +16,10 @@ class Passage:
     def text(self) -> str:
         return " ".join(sentence.text for sentence in self.sentences)
 
-    def question(self, rng: random.Random) -> tuple[str, str]:
-        """A question about one of the sentences, drawn, and its answer."""
-        return draw_question(rng.choice(self.sentences), rng)
+    @property
+    def slots(self) -> dict[str, str]:
+        """What a question may name: nothing, it asks by the place in the passage."""
+        return {}
 
 
 def draw_passage(sentences: Iterator[Sentence], n: int) -> Passage:
@@ -32,3 +31,9 @@ def draw_passage(sentences: Iterator[Sentence], n: int) -> Passage:
         if len(found) == n:
             break
     return Passage(tuple(found))
+
+
+def sample_passages(split: str, n: int, seed: int | str, size: int) -> list[Passage]:
+    """Draws n passages of a split, of `size` sentences each."""
+    sentences = stream_sentences(split, f"passages {seed}")
+    return [draw_passage(sentences, size) for _ in range(n)]
