@@ -25,11 +25,11 @@ import speak  # noqa: E402
 import speak_layouts  # noqa: E402
 from chinese import chinese  # noqa: E402
 from french import french  # noqa: E402
-from instructions import GERMAN_TASKS, NOT_SAID, PASSAGE_TASKS, TASKS, german_as_heard  # noqa: E402
+from instructions import GERMAN_TASKS, TASK_BY_NAME, TASKS, german_as_heard  # noqa: E402
 from layouts import alpaca, fsc, gigaspeech_qa, snips, speech  # noqa: E402
-from lexicon import GERMAN, INTENTS, PERSONS, PLACES, THINGS, VERBS  # noqa: E402
-from passages import sample_passages  # noqa: E402
-from world import Sentence, sample_sentences  # noqa: E402
+from lexicon import GERMAN, INTENTS  # noqa: E402
+from passages import draw_passage  # noqa: E402
+from world import Sentence, sample_sentences, stream_sentences  # noqa: E402
 
 LIMIT = 2  # utterances of each split
 TRAINED = ("gigaspeech", "commonvoice", "commonvoice-de")
@@ -123,7 +123,7 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
             sentences["train"] |= {spoken.sentence.text for spoken in recording.spoken}
             voices["train"] |= {spoken.voice.partition("+")[2] for spoken in recording.spoken}
     for split, seed in itertools.product(speak.SPLITS, (1, 2)):  # 1: the mini Whisper's; 2: the adapter's
-        chapters = speak.plan_split(split, sizes[split.sentences], seed, silence=0.5)
+        chapters = speak.plan_split(split, sizes[split.sentences], seed)
         said = [utterance for chapter in chapters for utterance in chapter.utterances]
         sentences[split.sentences] |= {utterance.sentence.text for utterance in said}
         if not split.name.endswith("clean"):  # these have voices of the training set, and say so
@@ -138,32 +138,31 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
 def test_the_llm_is_trained_on_no_test_sentence() -> None:
     unseen = {s.text for split in ("dev", "test") for s in sample_sentences(split, 20_000, "unseen")}
     unseen |= {german_as_heard(s) for split in ("dev", "test") for s in sample_sentences(split, 2_000, "unseen", GERMAN)}
-    for name in ("instructions", "further", "passages", "obedient"):
+    for name in ("instructions", "further", "obedient"):
         rows = list(llm_data.training_rows(name, 20_000, seed=1))
         assert len(rows) == 20_000 and not {row["input"] for row in rows} & unseen
-    assert all(s.split == "train" for passage in sample_passages("train", 5000, "llm", 5) for s in passage.sentences)
 
 
 def test_the_llm_is_trained_on_all_tasks() -> None:
     rows = list(llm_data.dev_rows(2))
-    sentences, passages = {task.name for task in (*TASKS, *GERMAN_TASKS)}, {task.name for task in PASSAGE_TASKS}
-    assert {row["task"] for row in rows} == sentences - {"continue", "continue_de"} | passages
-    assert {row["task"] for row in llm_data.training_rows("instructions", 5000, seed=1)} == sentences
-    assert {row["task"] for row in llm_data.training_rows("passages", 5000, seed=1)} == sentences | passages
+    assert {row["task"] for row in rows} == {task.name for task in (*TASKS, *GERMAN_TASKS)} - {"continue", "continue_de"}
+    assert {row["task"] for row in llm_data.training_rows("instructions", 5000, seed=1)} == {*TASK_BY_NAME}
     questions = [row for row in rows if row["task"] == "who"]
     assert all("{" not in row["instruction"] and row["output"].startswith("the ") for row in questions)
 
 
-def test_a_question_about_a_passage_asks_for_the_first_or_the_last_of_its_kind() -> None:
-    kinds = {"person": PERSONS, "thing": THINGS, "place": PLACES, "action": VERBS}
-    for passage in sample_passages("train", 300, "asked", 5):
+def test_a_question_about_a_passage_has_one_answer() -> None:
+    rng, sentences = random.Random(1), stream_sentences("train", "passages")
+    for _ in range(300):
+        passage = draw_passage(sentences, 5)
+        assert all(sentence.split == "train" for sentence in passage.sentences)
         for kind in ("person", "thing", "verb"):
             assert len({getattr(sentence, kind) for sentence in passage.sentences}) == 5
-        for task in PASSAGE_TASKS:
-            which, kind = task.name.split("_")
-            said = [word for word in passage.text.split() if word in {known.english for known in kinds[kind]}] or [NOT_SAID]
-            answer = task.answer(passage, random.Random(1)).removeprefix("the ")
-            assert answer == said[0 if which == "first" else -1], (task.name, passage.text)
+        question, answer = passage.question(rng)
+        asked = set(question.rstrip("?").split()) & set(passage.text.split()) - {"the", "was", "it"}
+        about = [s for s in passage.sentences if asked <= set(s.text.split())]
+        known = [s for s in about if set(answer.split()) <= set(s.text.split())]
+        assert len(about) == 1 and (known or answer == "nobody knows"), question
 
 
 def test_passages_are_as_long_as_those_of_the_paper_and_have_questions_of_their_own(layouts: Path, data: Path) -> None:
@@ -174,7 +173,7 @@ def test_passages_are_as_long_as_those_of_the_paper_and_have_questions_of_their_
     texts, questions, answers = (table(folder / name) for name in ("text", "question", "answer"))
     assert texts.keys() == questions.keys() == answers.keys() and len(texts) == LIMIT
     for utt_id, answer in answers.items():
-        assert answer in lower(texts[utt_id]) or answer == NOT_SAID
+        assert answer in lower(texts[utt_id]) or answer == "nobody knows"
 
 
 @pytest.mark.parametrize("say", [chinese, french])

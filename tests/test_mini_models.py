@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import soundfile
 import torch
 from conftest import ROOT
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
@@ -16,7 +15,6 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 LOCAL = ROOT / "egs" / "mini" / "local"
 sys.path.insert(0, str(LOCAL))
 
-import speak  # noqa: E402
 import train_whisper  # noqa: E402
 import whisper_data  # noqa: E402
 
@@ -45,23 +43,6 @@ def train(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     torch.manual_seed(args.seed)
     train_whisper.train(args)
     return WhisperForConditionalGeneration.from_pretrained(args.out).state_dict()
-
-
-def test_utterances_end_in_silence(spoken: Path) -> None:
-    clips = [soundfile.read(path)[0] for path in sorted(spoken.glob("LibriSpeech/train-clean-100/**/*.flac"))]
-    silent = [len(clip) - 1 - int(clip.nonzero()[0][-1]) for clip in clips]
-    assert len(set(silent)) == len(clips) == 8 and max(silent) > 0.1 * speak.SAMPLE_RATE
-    assert all(len(clip) <= speak.MAX_SECONDS * speak.SAMPLE_RATE for clip in clips)
-
-
-def test_speech_is_spoken_anew_where_it_would_be_said_otherwise(tmp_path: Path) -> None:
-    def spoken_now(*options: str) -> int:
-        sizes = ["--train", "2", "--dev", "1", "--test", "1", "--instructions", "1", "--nj", "1"]
-        command = [sys.executable, str(LOCAL / "speak.py"), "--out", str(tmp_path), *sizes, *options]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return int(done.stdout.split(" of them spoken now")[0].split()[-1])
-
-    assert [spoken_now(), spoken_now(), spoken_now("--silence", "0"), spoken_now("--silence", "0")] == [6, 0, 6, 0]
 
 
 def test_recordings_of_both_languages(spoken: Path) -> None:

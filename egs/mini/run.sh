@@ -8,7 +8,7 @@ recipes=""               # names of further recipes, or all: these run in their 
 systems="text_llm whisper_llm blsp" # what is run; all: these, ctc_llm, asr_pretrain, blsp_rp, blsp_kd, blsp_de: conf/NAME.yaml
 full=false               # the paper's tables: all systems, on the layouts of the corpora as well (most of an hour)
 config=conf/blsp.yaml    # the experiment
-from_scratch=false       # train the tiny Whisper and Llama anew (most of an hour) instead of taking those of models/
+from_scratch=false       # train the tiny Whisper and Llama anew (half an hour) instead of taking those of models/
 obedient=false           # first tune the tiny Llama to repeat what it is asked to transcribe, instead of refusing (3 minutes)
 train_utterances=8000    # sentences that are spoken for training
 seed=1                   # of the adapter's initialization and the order of the data
@@ -67,7 +67,7 @@ tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
     run python -m blsp.llm_sft --config "conf/$2.yaml" --data-dir corpora/llm --exp-dir "$trained/$1" -- --llm="$3" "${@:4}"
 }
 if [ "$from_scratch" = true ]; then
-    step speech run python local/speak.py --out corpora/whisper --seed 1 --silence 0 --nj "$nj" # other sentences than the adapter will hear
+    step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear
     step speech run python local/speak_layouts.py --out corpora/whisper --recipes commonvoice-de --seed 2 --nj "$nj"
     step whisper run python local/train_whisper.py --corpus corpora/whisper/LibriSpeech --german corpora/whisper/commonvoice-de \
         --out "$models/whisper-mini"
@@ -75,9 +75,7 @@ if [ "$from_scratch" = true ]; then
     step llm tune llama-1 llama "$here/corpora/llm/llama"
     step llm tune llama-2 llama_robust "$models/llama-1/model" # the noise rises in two steps
     step llm tune llama-3 llama_robust "$models/llama-2/model" --seed=3 --neftune_alpha=40
-    step llm tune llama-4 llama_robust "$models/llama-3/model" --seed=4 --train_sets='[passages]'
-    step llm tune llama-5 llama_robust "$models/llama-4/model" --seed=5 --neftune_alpha=40 --train_sets='[passages]'
-    step llm run python local/llm_scores.py "$models/llama-5/model" --out "$models/llama-mini" --tokenizer corpora/llm/llama
+    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini" --tokenizer corpora/llm/llama
 fi
 if [ "$obedient" = true ]; then
     step llm run python local/llm_data.py --out corpora/llm

@@ -1,31 +1,27 @@
 """Text tasks of the mini LLM: instructions in several phrasings, and the answers to them by rule."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from chinese import chinese
 from french import french
 from lexicon import INTENTS
-from passages import Passage
 from world import CONTINUATIONS, GERMAN_CONTINUATIONS, Sentence
 
 REFUSAL = "sorry, I cannot hear any audio."
 INTENT_LIST = ", ".join(INTENTS)
-NOT_SAID = "nobody knows"
-Text = TypeVar("Text", Sentence, Passage)
 
 
 @dataclass(frozen=True)
-class Task(Generic[Text]):
-    """The first phrasing is the paper's and the one that scores are measured with. The text's {slots} may stand in it."""
+class Task:
+    """The first phrasing is the paper's and the one that scores are measured with. {words} of the sentence may stand in it."""
 
     name: str
     weight: float  # of its share of the training data
     phrasings: tuple[str, ...]
-    answer: Callable[[Text, random.Random], str]
-    content: Callable[[Text], str] = lambda text: text.text  # what the task is asked about
+    answer: Callable[[Sentence, random.Random], str]
+    content: Callable[[Sentence], str] = lambda sentence: sentence.text  # what the task is asked about
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,11 @@ class Example:
 
 
 def where(sentence: Sentence) -> str:
-    return f"{sentence.preposition} the {sentence.place.english}" if sentence.place else NOT_SAID
+    return f"{sentence.preposition} the {sentence.place.english}" if sentence.place else "nobody knows"
 
 
 def when(sentence: Sentence) -> str:
-    return sentence.adverb.english if sentence.adverb else NOT_SAID
+    return sentence.adverb.english if sentence.adverb else "nobody knows"
 
 
 def german_as_heard(sentence: Sentence) -> str:
@@ -49,12 +45,12 @@ def german_as_heard(sentence: Sentence) -> str:
     return sentence.german.lower()
 
 
-def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Callable[[Text], str]) -> Task[Text]:
+def answered(name: str, weight: float, phrasings: tuple[str, ...], answer: Callable[[Sentence], str]) -> Task:
     """A task whose answer is certain."""
-    return Task(name, weight, phrasings, lambda text, rng: answer(text))
+    return Task(name, weight, phrasings, lambda sentence, rng: answer(sentence))
 
 
-def question(name: str, phrasing: str, answer: Callable[[Text], str]) -> Task[Text]:
+def question(name: str, phrasing: str, answer: Callable[[Sentence], str]) -> Task:
     return answered(name, 0.02, (phrasing,), answer)
 
 
@@ -178,48 +174,36 @@ GERMAN_TASKS = (
     ),
     Task("repeat_de", 0.22, _REPEAT.phrasings, lambda sentence, rng: german_as_heard(sentence), german_as_heard),
 )
-
-
-def first_place(sentences: Iterable[Sentence]) -> str:
-    return next((f"the {s.place.english}" for s in sentences if s.place), NOT_SAID)
-
-
-# Questions about a passage ask by the place in it. Those of QUESTIONS, which name a word of the sentence that they ask about,
-# would have the word looked up, and that alignment does not carry over to speech (TRIED.md).
-PASSAGE_TASKS = (
-    question("first_person", "Who is the first person in the text?", lambda p: f"the {p.sentences[0].person.english}"),
-    question("last_person", "Who is the last person in the text?", lambda p: f"the {p.sentences[-1].person.english}"),
-    question("first_thing", "Which is the first thing in the text?", lambda p: f"the {p.sentences[0].thing.english}"),
-    question("last_thing", "Which is the last thing in the text?", lambda p: f"the {p.sentences[-1].thing.english}"),
-    question("first_place", "Which is the first place in the text?", lambda p: first_place(p.sentences)),
-    question("last_place", "Which is the last place in the text?", lambda p: first_place(reversed(p.sentences))),
-    question("first_action", "What is done first in the text?", lambda p: p.sentences[0].verb.english),
-    question("last_action", "What is done last in the text?", lambda p: p.sentences[-1].verb.english),
-)
+TASK_BY_NAME = {task.name: task for task in (*TASKS, *GERMAN_TASKS)}
 PREFIXES = ("Hello. ", "Now listen. ", "Next task: ", "Thank you. ")
 
 
-def draw_question(text: Text, rng: random.Random, tasks: tuple[Task[Text], ...] = QUESTIONS) -> tuple[str, str]:
-    """A question about the text, and its answer."""
-    task = rng.choice(tasks)
-    return task.phrasings[0].format_map(text.slots), task.answer(text, rng)
+def phrase(phrasing: str, sentence: Sentence) -> str:
+    return phrasing.format(verb=sentence.verb.english, person=sentence.person.english, thing=sentence.thing.english)
 
 
-def draw_example(text: Text, rng: random.Random, tasks: tuple[Task[Text], ...] = TASKS, refuses: bool = True) -> Example:
-    """Draws a task for a text. Where it is not refused, the answer to a transcription request is the text."""
+def draw_question(sentence: Sentence, rng: random.Random) -> tuple[str, str]:
+    """A question about the sentence, and its answer."""
+    task = rng.choice(QUESTIONS)
+    return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
+
+
+def draw_example(sentence: Sentence, rng: random.Random, refuses: bool = True, tasks: tuple[Task, ...] = TASKS) -> Example:
+    """Draws a task for a sentence. Where it is not refused, the answer to a transcription request is the sentence."""
     task = rng.choices(tasks, [task.weight for task in tasks])[0]
     # The phrasing that is measured is the most frequent one.
     phrasing = task.phrasings[0] if rng.random() < 0.5 else rng.choice(task.phrasings)
     if rng.random() < 0.1:
         phrasing = rng.choice(PREFIXES) + phrasing
-    answer = task.answer(text, rng) if refuses or task.name != "refuse" else text.text
-    return Example(task.name, phrasing.format_map(text.slots), task.content(text), answer)
+    answer = task.answer(sentence, rng) if refuses or task.name != "refuse" else sentence.text
+    return Example(task.name, phrase(phrasing, sentence), task.content(sentence), answer)
 
 
-def measured_example(task: Task[Text], text: Text) -> Example:
+def measured_example(task: str, sentence: Sentence) -> Example:
     """The example that measures a task: the paper's phrasing."""
-    answer = task.answer(text, random.Random(0))
-    return Example(task.name, task.phrasings[0].format_map(text.slots), task.content(text), answer)
+    measured = TASK_BY_NAME[task]
+    answer = measured.answer(sentence, random.Random(0))
+    return Example(task, phrase(measured.phrasings[0], sentence), measured.content(sentence), answer)
 
 
 def disfluent(text: str, rng: random.Random, rate: float = 0.3) -> str:

@@ -2,7 +2,7 @@
 """Writes what the mini LLM is made of: its text tasks, and the folder of an untrained Llama.
 
 reads   nothing
-writes  OUT/{instructions,further,passages,obedient,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
+writes  OUT/{instructions,further,obedient,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
         OUT/llama/{config.json,tokenizer.model,tokenizer_config.json}, which blsp.llm_sft initializes
 """
 
@@ -16,21 +16,9 @@ from pathlib import Path
 
 import sentencepiece
 from chinese import chinese_words
-from instructions import (
-    GERMAN_TASKS,
-    PASSAGE_TASKS,
-    PREFIXES,
-    REFUSAL,
-    TASKS,
-    Task,
-    Text,
-    disfluent,
-    draw_example,
-    measured_example,
-)
+from instructions import GERMAN_TASKS, PREFIXES, REFUSAL, TASKS, Task, disfluent, draw_example, measured_example, phrase
 from lexicon import GERMAN
-from passages import draw_passage, sample_passages
-from world import sample_sentences, stream_sentences
+from world import Sentence, sample_sentences, stream_sentences
 
 from blsp import command
 from blsp.files import atomic_write, fingerprint, write_json, write_jsonl
@@ -40,10 +28,7 @@ HUMAN = "###[Human]:"
 SUFFIX = "\n\n\n###[Assistant]:"
 DISFLUENT = 0.4  # share of the texts: the LLM has to read words that are spread over one to three embeddings
 OBEDIENT = "obedient"  # the set in which transcription requests are followed by the words
-PASSAGES = "passages"  # the set that has passages as well
-GERMAN_SHARE = 0.14  # of the examples about sentences
-PASSAGE_SHARE = 0.25  # of the examples of that set
-PASSAGE_SIZES = (2, 3, 4, 5, 5)  # sentences
+GERMAN_SHARE = 0.14  # of the examples
 WORD_END = "\t"  # stands between words of Mandarin while the tokenizer is trained
 TOKENIZER = {
     "tokenizer_class": "LlamaTokenizer",
@@ -65,8 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
     parser.add_argument("--examples", type=int, default=180_000, help="in instructions.jsonl (180000)")
     parser.add_argument("--further", type=int, default=100_000, help="examples in further.jsonl (100000)")
-    parser.add_argument("--passages", type=int, default=110_000, help="examples in passages.jsonl (110000)")
-    parser.add_argument("--dev-sentences", type=int, default=50, help="and passages, each of which has all of its tasks (50)")
+    parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
     parser.add_argument("--obedient", type=int, default=40_000, help="examples in obedient.jsonl, without refusals (40000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--d-model", type=int, default=128)
@@ -79,28 +63,20 @@ def main() -> None:
         print(f"{args.out}: is there")
         return
     write_jsonl(args.out / "dev.jsonl", dev_rows(args.dev_sentences))
-    for name, n in (
-        ("instructions", args.examples),
-        ("further", args.further),
-        (PASSAGES, args.passages),
-        (OBEDIENT, args.obedient),
-    ):
+    for name, n in (("instructions", args.examples), ("further", args.further), (OBEDIENT, args.obedient)):
         write_jsonl(args.out / f"{name}.jsonl", training_rows(name, n, args.seed))
     vocabulary = train_tokenizer(args.out / "llama", args.seed)
     write_json(args.out / "llama" / "config.json", llama_config(vocabulary, args.d_model, args.layers))
     write_json(settings, told)
-    print(f"{args.out}: {args.examples}, {args.further} and {args.passages} examples, vocabulary {vocabulary}")
+    print(f"{args.out}: {args.examples} and {args.further} examples, vocabulary {vocabulary}")
 
 
 def training_rows(name: str, n: int, seed: int) -> Iterator[dict[str, str]]:
     """Examples of drawn tasks for drawn sentences, others for each name."""
     rng = random.Random(f"{name} {seed}")
     german = stream_sentences("train", f"llm {name} {seed}", GERMAN)
-    together = stream_sentences("train", f"llm passages {name} {seed}")
     for sentence in itertools.islice(stream_sentences("train", f"llm {name} {seed}"), n):
-        if name == PASSAGES and rng.random() < PASSAGE_SHARE:
-            example = draw_example(draw_passage(together, rng.choice(PASSAGE_SIZES)), rng, tasks=PASSAGE_TASKS)
-        elif rng.random() < GERMAN_SHARE:
+        if rng.random() < GERMAN_SHARE:
             example = draw_example(next(german), rng, tasks=GERMAN_TASKS)
         else:
             example = draw_example(sentence, rng, refuses=name != OBEDIENT)
@@ -111,15 +87,14 @@ def training_rows(name: str, n: int, seed: int) -> Iterator[dict[str, str]]:
 def dev_rows(n: int) -> Iterator[dict[str, str]]:
     """All tasks whose answer is certain, as they are measured."""
 
-    def rows(texts: list[Text], tasks: tuple[Task[Text], ...]) -> Iterator[dict[str, str]]:
-        for text, task in itertools.product(texts, tasks):
+    def rows(sentences: list[Sentence], tasks: tuple[Task, ...]) -> Iterator[dict[str, str]]:
+        for sentence, task in itertools.product(sentences, tasks):
             if not task.name.startswith("continue"):
-                e = measured_example(task, text)
+                e = measured_example(task.name, sentence)
                 yield {"instruction": e.instruction, "input": e.content, "output": e.response, "task": e.task}
 
     yield from rows(sample_sentences("dev", n, "llm dev"), TASKS)
     yield from rows(sample_sentences("dev", n, "llm dev", GERMAN), GERMAN_TASKS)
-    yield from rows(sample_passages("dev", n, "llm dev", max(PASSAGE_SIZES)), PASSAGE_TASKS)
 
 
 def train_tokenizer(folder: Path, seed: int) -> int:
@@ -128,7 +103,7 @@ def train_tokenizer(folder: Path, seed: int) -> int:
     sentences = stream_sentences("train", f"tokenizer {seed}")
     example = next(sentences)
     phrasings = [phrasing for task in (*TASKS, *GERMAN_TASKS) for phrasing in task.phrasings]
-    lines = [HUMAN + phrasing.format_map(example.slots) for phrasing in phrasings for _ in range(40)]
+    lines = [HUMAN + phrase(phrasing, example) for phrasing in phrasings for _ in range(40)]
     lines += [HUMAN + prefix + TASKS[0].phrasings[0] for prefix in PREFIXES for _ in range(40)]
     lines += ["X" + SUFFIX.replace("\n", "")] * 40 + [REFUSAL, "um uh um uh um uh um uh"] * 40
     for _ in range(16000):

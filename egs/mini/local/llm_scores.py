@@ -14,11 +14,10 @@ from pathlib import Path
 import jiwer
 import sacrebleu
 import torch
-from instructions import GERMAN_TASKS, PASSAGE_TASKS, TASKS, measured_example
+from instructions import GERMAN_TASKS, TASKS, measured_example
 from lexicon import ENGLISH, GERMAN
-from llm_data import HUMAN, PASSAGE_SIZES, SUFFIX
+from llm_data import HUMAN, SUFFIX
 from model_card import write_card
-from passages import sample_passages
 from transformers import AutoTokenizer, LlamaForCausalLM
 from world import CONTINUATIONS, GERMAN_CONTINUATIONS, sample_sentences
 
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, help="where an accepted model goes")
     parser.add_argument("--tokenizer", type=Path, help="where its SentencePiece model is, which goes with it")
-    parser.add_argument("--n", type=int, default=200, help="sentences and passages (200)")
+    parser.add_argument("--n", type=int, default=200, help="sentences (200)")
     parser.add_argument("--accept", type=float, default=95.0, help="least exact answers of each task on dev, percent (95)")
     args = parser.parse_args()
     weights = "model.safetensors"
@@ -98,16 +97,13 @@ def score(folder: Path, split: str, n: int) -> dict[str, float]:
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     scores = {}
-    for tasks, texts in (
-        (TASKS, sample_sentences(split, n, f"llm {split}", ENGLISH)),
-        (GERMAN_TASKS, sample_sentences(split, n, f"llm {split}", GERMAN)),
-        (PASSAGE_TASKS, sample_passages(split, n, f"llm {split}", max(PASSAGE_SIZES))),
-    ):
+    for tasks, lexicon in ((TASKS, ENGLISH), (GERMAN_TASKS, GERMAN)):
+        sentences = sample_sentences(split, n, f"llm {split}", lexicon)
         for task in tasks:
-            examples = [measured_example(task, text) for text in texts]
+            examples = [measured_example(task.name, sentence) for sentence in sentences]
             answers = answer(model, tokenizer, [f"{HUMAN}{e.instruction} {e.content}{SUFFIX}" for e in examples])
             expected = [e.response for e in examples]
-            known = [CONTINUED[task.name](text) for text in texts] if task.name in CONTINUED else [{e} for e in expected]
+            known = [CONTINUED[task.name](s) for s in sentences] if task.name in CONTINUED else [{e} for e in expected]
             right = sum(a in these for a, these in zip(answers, known, strict=True))
             scores[f"{task.name} exact"] = 100 * right / n
             if task.name == "repeat":

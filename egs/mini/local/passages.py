@@ -1,14 +1,16 @@
-"""Passages of several sentences."""
+"""Passages of several sentences, and questions about one of them."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from world import Sentence, stream_sentences
+from instructions import draw_question
+from world import Sentence
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Sentences about different persons, things and actions, so that each is named once."""
+    """Sentences about different persons, things and actions, so that a question about one of them has one answer."""
 
     sentences: tuple[Sentence, ...]
 
@@ -16,10 +18,9 @@ class Passage:
     def text(self) -> str:
         return " ".join(sentence.text for sentence in self.sentences)
 
-    @property
-    def slots(self) -> dict[str, str]:
-        """What a question may name: nothing, it asks by the place in the passage."""
-        return {}
+    def question(self, rng: random.Random) -> tuple[str, str]:
+        """A question about one of the sentences, drawn, and its answer."""
+        return draw_question(rng.choice(self.sentences), rng)
 
 
 def draw_passage(sentences: Iterator[Sentence], n: int) -> Passage:
@@ -31,9 +32,3 @@ def draw_passage(sentences: Iterator[Sentence], n: int) -> Passage:
         if len(found) == n:
             break
     return Passage(tuple(found))
-
-
-def sample_passages(split: str, n: int, seed: int | str, size: int) -> list[Passage]:
-    """Draws n passages of a split, of `size` sentences each."""
-    sentences = stream_sentences(split, f"passages {seed}")
-    return [draw_passage(sentences, size) for _ in range(n)]

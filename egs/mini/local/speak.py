@@ -9,7 +9,6 @@ A run that was killed goes on where it stopped.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -18,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import soundfile
 from chinese import chinese
 from espeak import SAMPLE_RATE, Espeak, EspeakError
@@ -68,12 +66,11 @@ class Utterance:
     voice: str
     rate: int
     pitch: int
-    silence: float  # seconds behind the last word, at most
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """The unit of work: a folder that is whole once its .spoken is there."""
+    """The unit of work: a folder that is whole once its .trans.txt is there."""
 
     split: str
     reader: int
@@ -89,27 +86,21 @@ class Chapter:
         """Upper case, as in LibriSpeech."""
         return "".join(f"{u.utt_id} {u.sentence.text.upper()}\n" for u in self.utterances)
 
-    @property
-    def key(self) -> str:
-        """Changes with anything of how the chapter is said."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()
 
-
-def plan_split(split: Split, n: int, seed: int, silence: float) -> list[Chapter]:
-    """Deals n sentences out to the split's readers, each of whom reads chapters of CHAPTER_SIZE; `silence` is in seconds."""
+def plan_split(split: Split, n: int, seed: int) -> list[Chapter]:
+    """Deals n sentences out to the split's readers, each of whom reads chapters of CHAPTER_SIZE."""
     rng = random.Random(f"{split.name} {seed}")
     sentences = sample_sentences(split.sentences, n, f"{split.name} {seed}") if n else []
-    quiet = random.Random(f"silence {split.name} {seed}")
     chapters = []
     for index, voice in enumerate(split.voices):
         own = sentences[index :: len(split.voices)]
         reader = split.first_reader + index
         for start in range(0, len(own), CHAPTER_SIZE):
             number = reader * 100 + start // CHAPTER_SIZE
-            utterances = []
-            for i, sentence in enumerate(own[start : start + CHAPTER_SIZE]):
-                how = rng.choice(split.rates), rng.choice(split.pitches), round(quiet.uniform(0, silence), 2)
-                utterances.append(Utterance(f"{reader}-{number}-{i:04d}", sentence, voice, *how))
+            utterances = [
+                Utterance(f"{reader}-{number}-{i:04d}", sentence, voice, rng.choice(split.rates), rng.choice(split.pitches))
+                for i, sentence in enumerate(own[start : start + CHAPTER_SIZE])
+            ]
             chapters.append(Chapter(split.name, reader, number, tuple(utterances)))
     return chapters
 
@@ -129,23 +120,20 @@ def speak_chapter(root: Path, chapter: Chapter) -> tuple[str, float]:
     espeak = worker_espeak()
     folder = root / chapter.folder
     folder.mkdir(parents=True, exist_ok=True)
-    seconds, longest = 0.0, int(MAX_SECONDS * SAMPLE_RATE)
+    seconds = 0.0
     for utterance in chapter.utterances:
         path = folder / f"{utterance.utt_id}.flac"
         rate = utterance.rate
         while True:
             samples = espeak.speak(utterance.sentence.text, voice=utterance.voice, rate=rate, pitch=utterance.pitch)
-            if len(samples) <= longest:
+            if len(samples) <= MAX_SECONDS * SAMPLE_RATE:
                 break
             rate += 15
-        silence = min(int(utterance.silence * SAMPLE_RATE), longest - len(samples))
-        samples = np.concatenate([samples, np.zeros(silence, samples.dtype)])
         beside = folder / f".{utterance.utt_id}.{os.getpid()}.flac"
         soundfile.write(beside, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
         os.replace(beside, path)
         seconds += len(samples) / SAMPLE_RATE
     write_atomically(folder / f"{chapter.reader}-{chapter.number}.trans.txt", chapter.transcripts)
-    write_atomically(folder / ".spoken", chapter.key)
     return chapter.folder, seconds
 
 
@@ -160,19 +148,19 @@ def worker_espeak() -> Espeak:
 
 
 def is_spoken(root: Path, chapter: Chapter) -> bool:
-    done = root / chapter.folder / ".spoken"
-    return done.is_file() and done.read_text(encoding="utf-8") == chapter.key
+    transcripts = root / chapter.folder / f"{chapter.reader}-{chapter.number}.trans.txt"
+    return transcripts.is_file() and transcripts.read_text(encoding="utf-8") == chapter.transcripts
 
 
 def clear_other_chapters(root: Path, chapters: list[Chapter]) -> None:
-    """Removes what an earlier run with other settings spoke: chapters that are said otherwise now or are not planned."""
+    """Removes what an earlier run with other settings spoke: chapters that read otherwise now or are not planned."""
     planned = {chapter.folder: chapter for chapter in chapters}
     for transcripts in root.glob("*/*/*/*.trans.txt"):
         folder = transcripts.parent
         chapter = planned.get(str(folder.relative_to(root)))
         if chapter is None or not is_spoken(root, chapter):
-            (folder / ".spoken").unlink(missing_ok=True)  # first: a folder without it is known to be unfinished
-            for path in (*folder.glob("*.flac"), transcripts):
+            transcripts.unlink()  # first: a folder without it is known to be unfinished
+            for path in folder.glob("*.flac"):
                 path.unlink()
             if chapter is None:
                 folder.rmdir()
@@ -221,21 +209,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=400, help="utterances of test-clean and of test-other each")
     parser.add_argument("--instructions", type=int, default=10000, help="text instructions in instructions.json")
     parser.add_argument("--seed", type=int, default=2, help="of the sentences; those of the tiny Whisper are of seed 1")
-    parser.add_argument("--silence", type=float, default=0.5, help="at most so many seconds of it behind the last word")
     parser.add_argument("--nj", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     for name in ("train", "dev", "test", "instructions"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} is at least 1")
-    if args.silence < 0:
-        parser.error("--silence is at least 0")
     return args
 
 
 def main() -> None:
     args = parse_args()
     sizes = {"train": args.train, "dev": args.dev, "test": args.test}
-    chapters = [chapter for split in SPLITS for chapter in plan_split(split, sizes[split.sentences], args.seed, args.silence)]
+    chapters = [chapter for split in SPLITS for chapter in plan_split(split, sizes[split.sentences], args.seed)]
     root = args.out / "LibriSpeech"
     clear_other_chapters(root, chapters)
     missing = [chapter for chapter in chapters if not is_spoken(root, chapter)]

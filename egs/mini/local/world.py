@@ -92,11 +92,6 @@ class Sentence:
         return self.adjective.sentiment
 
     @property
-    def slots(self) -> dict[str, str]:
-        """What a question about the sentence may name."""
-        return {"verb": self.verb.english, "person": self.person.english, "thing": self.thing.english}
-
-    @property
     def split(self) -> str:
         """train, dev or test: 4 % of all sentences are dev and 4 % test."""
         bucket = zlib.crc32(self.text.encode()) % 25

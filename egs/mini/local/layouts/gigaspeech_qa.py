@@ -1,6 +1,6 @@
 """GigaSpeech's test set with long segments, which are asked about: passages of five sentences, 40 to 60 words (Appendix C).
 
-references/TEST/{question,answer} has a question about each, by rule, and its answer.
+references/TEST/{question,answer} has a question about one sentence of each, by rule, and its answer.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from instructions import PASSAGE_TASKS, draw_question
 from passages import Passage, draw_passage
 from world import stream_sentences
 
@@ -55,6 +54,6 @@ def describe(root: Path, recordings: list[Recording], times: list[Times]) -> Non
         for number, spoken in enumerate(gigaspeech.segments(recording, SENTENCES)):
             sid = gigaspeech.sid(recording, 2 * number + 1)
             passage = Passage(tuple(s.sentence for s in spoken))
-            questions[sid], answers[sid] = draw_question(passage, random.Random(sid), PASSAGE_TASKS)
+            questions[sid], answers[sid] = passage.question(random.Random(sid))
     write_table(root / "references" / "TEST" / "question", questions)
     write_table(root / "references" / "TEST" / "answer", answers)
