@@ -36,12 +36,11 @@ def cut(features: torch.Tensor, window: int) -> list[torch.Tensor]:
 
 
 class SpeechEncoder(nn.Module):
-    """Whisper's encoder on utterances of any length.
+    """Whisper's encoder on utterances, or pieces of them, that fit into its window.
 
-    Whisper attends over the padding of its window and was trained so: `padding` "window" gives it whole windows,
-    longer utterances piece by piece (cut()). "batch" encodes only up to the longest utterance of the batch, and masks what is
-    behind the end of a shorter one: faster, and still as if each were alone, but with a frozen encoder the states differ
-    from those that it was trained to give.
+    Whisper attends over the padding of its window and was trained so: `padding` "window" gives it whole windows.
+    "batch" encodes only up to the longest of the batch, and masks what is behind the end of a shorter one: faster, and
+    still as if each were alone, but with a frozen encoder the states differ from those that it was trained to give.
     """
 
     def __init__(self, encoder: WhisperEncoder, padding: str = "window"):
@@ -72,24 +71,18 @@ class SpeechEncoder(nn.Module):
             return min(n_frames + n_frames % STRIDE + STRIDE, self.window)
         return self.window
 
-    def forward(self, utterances: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """utterances: B tensors of features (n_frames_i, n_mels).
+    def forward(self, pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """pieces: B tensors of features (n_frames_i, n_mels), of at most `window` frames.
 
-        Returns states (B, S, d_model), those of the longest utterance, and n_states (B,), ceil(n_frames_i / STRIDE).
+        Returns states (B, S, d_model), those of the longest piece, and n_states (B,), ceil(n_frames_i / STRIDE).
         """
-        cuts = [cut(features, self.window) for features in utterances]
-        pieces = [piece for pieces in cuts for piece in pieces]
         n_frames = torch.tensor([len(piece) for piece in pieces], device=pieces[0].device)
         padded = mel.pad(pieces, self.padded_length(int(n_frames.max()))).to(self.encoder.conv1.weight.dtype)
         if self.padding == "window":
             states = self.encoder(padded.transpose(1, 2)).last_hidden_state
         else:
             states = self._encode(padded, n_frames)
-        if len(pieces) > len(utterances):
-            valid = iter(row[:n] for row, n in zip(states, ((n_frames + STRIDE - 1) // STRIDE).tolist(), strict=True))
-            joined = [torch.cat([next(valid) for _ in pieces]) for pieces in cuts]
-            states = nn.utils.rnn.pad_sequence(joined, batch_first=True)
-        n_states = torch.tensor([-(-len(features) // STRIDE) for features in utterances], device=states.device)
+        n_states = (n_frames + STRIDE - 1) // STRIDE
         return states[:, : int(n_states.max())], n_states
 
     def _encode(self, windows: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:

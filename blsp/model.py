@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.adapter import Adapter
-from blsp.encoder import SpeechEncoder
+from blsp.encoder import SpeechEncoder, cut
 from blsp.files import InputError, model_fingerprint, read_json, write_json
 from blsp.prompts import Prompt, Prompter
 
@@ -212,10 +212,21 @@ class BLSP(nn.Module):
 def embed_speech(
     encoder: SpeechEncoder, adapter: Adapter, features: torch.Tensor, n_frames: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """features (sum of n_frames, n_mels), n_frames (B,). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each."""
+    """features (sum of n_frames, n_mels), n_frames (B,). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each.
+
+    What is longer than the encoder's window is cut in pauses, and each piece passes encoder and adapter as if alone: no
+    training utterance is longer, so neither has seen what stands at such a joint.
+    """
+    cuts = [cut(utterance, encoder.window) for utterance in features.split(n_frames.tolist())]
     with torch.no_grad():
-        states, n_states = encoder(features.split(n_frames.tolist()))  # (B, S, d_encoder), (B,)
-    return adapter(states, n_states)
+        states, n_states = encoder([piece for pieces in cuts for piece in pieces])  # (W, S, d_encoder), (W,)
+    embeds, n_embeds = adapter(states, n_states)
+    if len(embeds) > len(cuts):
+        valid = iter(row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True))
+        joined = [torch.cat([next(valid) for _ in pieces]) for pieces in cuts]
+        n_embeds = torch.tensor([len(row) for row in joined], device=embeds.device)
+        embeds = nn.utils.rnn.pad_sequence(joined, batch_first=True)
+    return embeds, n_embeds
 
 
 def _cross_entropy(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, int]:

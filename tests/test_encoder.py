@@ -38,7 +38,7 @@ def test_window_is_read_from_the_model(encoder: SpeechEncoder) -> None:
 
 
 def test_a_batch_gives_what_single_utterances_give(encoder: SpeechEncoder) -> None:
-    for lengths in (LENGTHS, (30, 57), (199, 10), (250, 57, 200), (401, 399, 3)):
+    for lengths in (LENGTHS, (30, 57), (199, 10)):
         batch = utterances(*lengths)
         for together, utterance in zip(encode(encoder, batch), batch, strict=True):
             alone = encode(encoder, [utterance])[0]
@@ -73,14 +73,6 @@ def test_batch_padding_gives_the_states_of_a_whisper_with_that_window(world: Wor
     with torch.no_grad():
         expected = shorter(utterance.T[None]).last_hidden_state[0]
     torch.testing.assert_close(encode(encoder, [utterance])[0], expected, atol=1e-5, rtol=0)
-
-
-def test_utterances_longer_than_the_window_are_encoded_piece_by_piece(encoder: SpeechEncoder) -> None:
-    (long,) = utterances(471)
-    states = encode(encoder, [long])[0]
-    assert states.shape == (236, 16)
-    pieces = cut(long, 200)
-    torch.testing.assert_close(states, torch.cat([encode(encoder, [piece])[0] for piece in pieces]), atol=1e-5, rtol=0)
 
 
 def test_long_utterances_are_cut_at_the_end_of_a_pause_of_the_second_half() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from conftest import ROOT
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
@@ -15,6 +17,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 LOCAL = ROOT / "egs" / "mini" / "local"
 sys.path.insert(0, str(LOCAL))
 
+import speak  # noqa: E402
 import train_whisper  # noqa: E402
 import whisper_data  # noqa: E402
 
@@ -43,6 +46,24 @@ def train(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     torch.manual_seed(args.seed)
     train_whisper.train(args)
     return WhisperForConditionalGeneration.from_pretrained(args.out).state_dict()
+
+
+def test_utterances_begin_and_end_in_silence(spoken: Path) -> None:
+    clips = [soundfile.read(path)[0] for path in sorted(spoken.glob("LibriSpeech/train-clean-100/**/*.flac"))]
+    before = [int(clip.nonzero()[0][0]) for clip in clips]
+    behind = [len(clip) - 1 - int(clip.nonzero()[0][-1]) for clip in clips]
+    assert len(set(before)) == len(set(behind)) == len(clips) == 8
+    assert max(before) > 0.05 * speak.SAMPLE_RATE and max(behind) > 0.2 * speak.SAMPLE_RATE
+    assert all(len(clip) <= speak.MAX_SECONDS * speak.SAMPLE_RATE for clip in clips)
+
+
+def test_speech_is_spoken_anew_where_it_would_be_said_otherwise(spoken: Path) -> None:
+    chapter = speak.plan_split(speak.SPLITS[1], 2, seed=2)[0]
+    root = spoken / "LibriSpeech"
+    assert speak.is_spoken(root, chapter)
+    (utterance,) = chapter.utterances
+    otherwise = replace(chapter, utterances=(replace(utterance, pitch=utterance.pitch + 1),))
+    assert otherwise.transcripts == chapter.transcripts and not speak.is_spoken(root, otherwise)
 
 
 def test_recordings_of_both_languages(spoken: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import SENTENCES, World
 
 from blsp.adapter import Adapter
-from blsp.encoder import SpeechEncoder
+from blsp.encoder import SpeechEncoder, cut
 from blsp.files import InputError, read_json, write_json
 from blsp.generation import Decoding, generate
 from blsp.model import BLSP, Batch, choose_dtype, load_llm
@@ -83,6 +83,17 @@ def test_speech_embeddings_do_not_depend_on_the_batch(model: BLSP) -> None:
         (alone,) = model.speech_embeds(single.features, single.n_frames)
         assert row.shape == alone.shape
         torch.testing.assert_close(row, alone, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_what_is_longer_than_the_window_is_embedded_piece_by_piece(model: BLSP) -> None:
+    batch = make_batch(model, [REPEAT], lengths=(250, 57, 200, 471))
+    together = model.speech_embeds(batch.features, batch.n_frames)
+    for row, utterance in zip(together, batch.features.split(batch.n_frames.tolist()), strict=True):
+        pieces = cut(utterance, 200)
+        assert len(pieces) > 1 or len(utterance) <= 200
+        alone = [model.speech_embeds(piece, torch.tensor([len(piece)]))[0] for piece in pieces]
+        torch.testing.assert_close(row, torch.cat(alone), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("instructions", [[REPEAT], [REPEAT, CONTINUE]])

@@ -75,7 +75,8 @@ if [ "$from_scratch" = true ]; then
     step llm tune llama-1 llama "$here/corpora/llm/llama"
     step llm tune llama-2 llama_robust "$models/llama-1/model" # the noise rises in two steps
     step llm tune llama-3 llama_robust "$models/llama-2/model" --seed=3 --neftune_alpha=40
-    step llm run python local/llm_scores.py "$models/llama-3/model" --out "$models/llama-mini" --tokenizer corpora/llm/llama
+    step llm tune llama-4 llama_robust "$models/llama-3/model" --seed=4 --neftune_alpha=60 --train_sets='[passages]' --lr=3e-4
+    step llm run python local/llm_scores.py "$models/llama-4/model" --out "$models/llama-mini" --tokenizer corpora/llm/llama
 fi
 if [ "$obedient" = true ]; then
     step llm run python local/llm_data.py --out corpora/llm

@@ -2,7 +2,7 @@
 """Writes what the mini LLM is made of: its text tasks, and the folder of an untrained Llama.
 
 reads   nothing
-writes  OUT/{instructions,further,obedient,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
+writes  OUT/{instructions,further,passages,obedient,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
         OUT/llama/{config.json,tokenizer.model,tokenizer_config.json}, which blsp.llm_sft initializes
 """
 
@@ -16,8 +16,20 @@ from pathlib import Path
 
 import sentencepiece
 from chinese import chinese_words
-from instructions import GERMAN_TASKS, PREFIXES, REFUSAL, TASKS, Task, disfluent, draw_example, measured_example, phrase
+from instructions import (
+    GERMAN_TASKS,
+    PREFIXES,
+    REFUSAL,
+    TASKS,
+    Example,
+    Task,
+    disfluent,
+    draw_example,
+    measured_example,
+    phrase,
+)
 from lexicon import GERMAN
+from passages import draw_passage
 from world import Sentence, sample_sentences, stream_sentences
 
 from blsp import command
@@ -28,6 +40,9 @@ HUMAN = "###[Human]:"
 SUFFIX = "\n\n\n###[Assistant]:"
 DISFLUENT = 0.4  # share of the texts: the LLM has to read words that are spread over one to three embeddings
 OBEDIENT = "obedient"  # the set in which transcription requests are followed by the words
+PASSAGES = "passages"  # the set with questions about passages
+PASSAGE_SHARE = 0.3  # of its examples
+PASSAGE_SIZES = range(2, 7)  # sentences
 GERMAN_SHARE = 0.14  # of the examples
 WORD_END = "\t"  # stands between words of Mandarin while the tokenizer is trained
 TOKENIZER = {
@@ -50,6 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
     parser.add_argument("--examples", type=int, default=180_000, help="in instructions.jsonl (180000)")
     parser.add_argument("--further", type=int, default=100_000, help="examples in further.jsonl (100000)")
+    parser.add_argument("--passages", type=int, default=60_000, help="examples in passages.jsonl (60000)")
     parser.add_argument("--dev-sentences", type=int, default=50, help="each of which has all tasks (50)")
     parser.add_argument("--obedient", type=int, default=40_000, help="examples in obedient.jsonl, without refusals (40000)")
     parser.add_argument("--seed", type=int, default=1)
@@ -63,12 +79,13 @@ def main() -> None:
         print(f"{args.out}: is there")
         return
     write_jsonl(args.out / "dev.jsonl", dev_rows(args.dev_sentences))
-    for name, n in (("instructions", args.examples), ("further", args.further), (OBEDIENT, args.obedient)):
+    sizes = {"instructions": args.examples, "further": args.further, PASSAGES: args.passages, OBEDIENT: args.obedient}
+    for name, n in sizes.items():
         write_jsonl(args.out / f"{name}.jsonl", training_rows(name, n, args.seed))
     vocabulary = train_tokenizer(args.out / "llama", args.seed)
     write_json(args.out / "llama" / "config.json", llama_config(vocabulary, args.d_model, args.layers))
     write_json(settings, told)
-    print(f"{args.out}: {args.examples} and {args.further} examples, vocabulary {vocabulary}")
+    print(f"{args.out}: {', '.join(f'{n} {name}' for name, n in sizes.items())}; vocabulary {vocabulary}")
 
 
 def training_rows(name: str, n: int, seed: int) -> Iterator[dict[str, str]]:
@@ -76,7 +93,11 @@ def training_rows(name: str, n: int, seed: int) -> Iterator[dict[str, str]]:
     rng = random.Random(f"{name} {seed}")
     german = stream_sentences("train", f"llm {name} {seed}", GERMAN)
     for sentence in itertools.islice(stream_sentences("train", f"llm {name} {seed}"), n):
-        if rng.random() < GERMAN_SHARE:
+        if name == PASSAGES and rng.random() < PASSAGE_SHARE:
+            passage = draw_passage("train", rng.choice(PASSAGE_SIZES), rng)
+            question, answer = passage.question(rng)
+            example = Example("passage", question, passage.text, answer)
+        elif rng.random() < GERMAN_SHARE:
             example = draw_example(next(german), rng, tasks=GERMAN_TASKS)
         else:
             example = draw_example(sentence, rng, refuses=name != OBEDIENT)

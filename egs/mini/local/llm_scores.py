@@ -8,6 +8,7 @@ writes  OUT, that folder's weights with a model card, where every task's exact a
 import argparse
 import filecmp
 import logging
+import random
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import sacrebleu
 import torch
 from instructions import GERMAN_TASKS, TASKS, measured_example
 from lexicon import ENGLISH, GERMAN
-from llm_data import HUMAN, SUFFIX
+from llm_data import HUMAN, PASSAGE_SIZES, SUFFIX
 from model_card import write_card
+from passages import draw_passage
 from transformers import AutoTokenizer, LlamaForCausalLM
 from world import CONTINUATIONS, GERMAN_CONTINUATIONS, sample_sentences
 
@@ -93,7 +95,7 @@ def answer(model: LlamaForCausalLM, tokenizer: AutoTokenizer, prompts: list[str]
 
 
 def score(folder: Path, split: str, n: int) -> dict[str, float]:
-    """WER of repeating, BLEU of translating, and percentages of exact answers of all tasks."""
+    """WER of repeating, BLEU of translating, and percentages of exact answers of all tasks and about passages."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     scores = {}
@@ -111,6 +113,11 @@ def score(folder: Path, split: str, n: int) -> dict[str, float]:
             elif task.name.startswith("translate"):
                 language = "zh" if task.name.endswith("zh") else "13a"
                 scores[f"{task.name} BLEU"] = sacrebleu.corpus_bleu(answers, [expected], tokenize=language).score
+    rng = random.Random(f"passages {split}")
+    passages = [draw_passage(split, PASSAGE_SIZES[i % len(PASSAGE_SIZES)], rng) for i in range(n)]
+    asked = [(passage, *passage.question(rng)) for passage in passages]
+    answers = answer(model, tokenizer, [f"{HUMAN}{question} {passage.text}{SUFFIX}" for passage, question, _ in asked])
+    scores["passage exact"] = 100 * sum(a == right for a, (*_, right) in zip(answers, asked, strict=True)) / n
     return scores
 
 

@@ -1,16 +1,20 @@
-"""Passages of several sentences, and questions about one of them."""
+"""Passages that tell what one person did with one thing at one place, and questions about them."""
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from instructions import draw_question
-from world import Sentence
+from instructions import QUESTIONS, phrase
+from lexicon import ENGLISH, Lexicon
+from world import Sentence, draw_sentence
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Sentences about different persons, things and actions, so that a question about one of them has one answer."""
+    """Sentences about one person, thing and place, one of which says when or how: a question has one answer in all of them.
+
+    the judge washed the square violin near the mountain
+    slowly the judge hid the square violin near the mountain
+    """
 
     sentences: tuple[Sentence, ...]
 
@@ -19,16 +23,27 @@ class Passage:
         return " ".join(sentence.text for sentence in self.sentences)
 
     def question(self, rng: random.Random) -> tuple[str, str]:
-        """A question about one of the sentences, drawn, and its answer."""
-        return draw_question(rng.choice(self.sentences), rng)
+        """A drawn question and its answer."""
+        task = rng.choice(QUESTIONS)
+        about = [sentence for sentence in self.sentences if sentence.adverb or task.name != "when"]
+        sentence = rng.choice(about)
+        return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
 
 
-def draw_passage(sentences: Iterator[Sentence], n: int) -> Passage:
-    """The next n sentences that go together; others are passed over."""
-    found: list[Sentence] = []
-    for sentence in sentences:
-        if all(s.person != sentence.person and s.thing != sentence.thing and s.verb != sentence.verb for s in found):
-            found.append(sentence)
-        if len(found) == n:
-            break
-    return Passage(tuple(found))
+def draw_passage(split: str, n: int, rng: random.Random, lexicon: Lexicon = ENGLISH) -> Passage:
+    """Draws a passage of n sentences, each of the split and with a verb of its own."""
+    while True:
+        whole = draw_sentence(rng, lexicon)
+        if not whole.place or not whole.adverb:
+            continue
+        forms = [replace(whole, adverb=None)] * (n - 1) + [whole]
+        verbs = rng.sample(lexicon.verbs, len(lexicon.verbs))
+        sentences: list[Sentence] = []
+        for form in forms:
+            fitting = (s for s in (replace(form, verb=verb) for verb in verbs) if s.split == split)
+            if (found := next(fitting, None)) is None:
+                break
+            sentences.append(found)
+            verbs.remove(found.verb)
+        else:
+            return Passage(tuple(rng.sample(sentences, n)))

@@ -9,6 +9,7 @@ A run that was killed goes on where it stopped.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 from chinese import chinese
 from espeak import SAMPLE_RATE, Espeak, EspeakError
@@ -27,6 +29,7 @@ from world import Sentence, sample_sentences
 
 MAX_SECONDS = 3.95  # the mini Whisper hears 4 s
 CHAPTER_SIZE = 40  # utterances
+SILENCE = 0.125, 0.5  # seconds before the first word and behind the last, at most
 ACCENTS = ("en-us", "gmw/en", "en-gb-x-rp")
 SEEN_VARIANTS = (
     *("m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4"),
@@ -66,11 +69,12 @@ class Utterance:
     voice: str
     rate: int
     pitch: int
+    silence: tuple[float, float]  # seconds before the first word and behind the last
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """The unit of work: a folder that is whole once its .trans.txt is there."""
+    """The unit of work: a folder that is whole once its .spoken is there."""
 
     split: str
     reader: int
@@ -86,21 +90,28 @@ class Chapter:
         """Upper case, as in LibriSpeech."""
         return "".join(f"{u.utt_id} {u.sentence.text.upper()}\n" for u in self.utterances)
 
+    @property
+    def key(self) -> str:
+        """Changes with anything of how the chapter is said."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
 
 def plan_split(split: Split, n: int, seed: int) -> list[Chapter]:
     """Deals n sentences out to the split's readers, each of whom reads chapters of CHAPTER_SIZE."""
     rng = random.Random(f"{split.name} {seed}")
     sentences = sample_sentences(split.sentences, n, f"{split.name} {seed}") if n else []
+    quiet = random.Random(f"silence {split.name} {seed}")
     chapters = []
     for index, voice in enumerate(split.voices):
         own = sentences[index :: len(split.voices)]
         reader = split.first_reader + index
         for start in range(0, len(own), CHAPTER_SIZE):
             number = reader * 100 + start // CHAPTER_SIZE
-            utterances = [
-                Utterance(f"{reader}-{number}-{i:04d}", sentence, voice, rng.choice(split.rates), rng.choice(split.pitches))
-                for i, sentence in enumerate(own[start : start + CHAPTER_SIZE])
-            ]
+            utterances = []
+            for i, sentence in enumerate(own[start : start + CHAPTER_SIZE]):
+                how = rng.choice(split.rates), rng.choice(split.pitches)
+                silence = round(quiet.uniform(0, SILENCE[0]), 3), round(quiet.uniform(0, SILENCE[1]), 3)
+                utterances.append(Utterance(f"{reader}-{number}-{i:04d}", sentence, voice, *how, silence))
             chapters.append(Chapter(split.name, reader, number, tuple(utterances)))
     return chapters
 
@@ -120,20 +131,24 @@ def speak_chapter(root: Path, chapter: Chapter) -> tuple[str, float]:
     espeak = worker_espeak()
     folder = root / chapter.folder
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = 0.0
+    seconds, longest = 0.0, int(MAX_SECONDS * SAMPLE_RATE)
     for utterance in chapter.utterances:
         path = folder / f"{utterance.utt_id}.flac"
         rate = utterance.rate
         while True:
             samples = espeak.speak(utterance.sentence.text, voice=utterance.voice, rate=rate, pitch=utterance.pitch)
-            if len(samples) <= MAX_SECONDS * SAMPLE_RATE:
+            if len(samples) <= longest:
                 break
             rate += 15
+        before, behind = (int(seconds * SAMPLE_RATE) for seconds in utterance.silence)
+        before = min(before, longest - len(samples))
+        samples = np.pad(samples, (before, min(behind, longest - len(samples) - before)))
         beside = folder / f".{utterance.utt_id}.{os.getpid()}.flac"
         soundfile.write(beside, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
         os.replace(beside, path)
         seconds += len(samples) / SAMPLE_RATE
     write_atomically(folder / f"{chapter.reader}-{chapter.number}.trans.txt", chapter.transcripts)
+    write_atomically(folder / ".spoken", chapter.key)
     return chapter.folder, seconds
 
 
@@ -148,19 +163,19 @@ def worker_espeak() -> Espeak:
 
 
 def is_spoken(root: Path, chapter: Chapter) -> bool:
-    transcripts = root / chapter.folder / f"{chapter.reader}-{chapter.number}.trans.txt"
-    return transcripts.is_file() and transcripts.read_text(encoding="utf-8") == chapter.transcripts
+    done = root / chapter.folder / ".spoken"
+    return done.is_file() and done.read_text(encoding="utf-8") == chapter.key
 
 
 def clear_other_chapters(root: Path, chapters: list[Chapter]) -> None:
-    """Removes what an earlier run with other settings spoke: chapters that read otherwise now or are not planned."""
+    """Removes what an earlier run with other settings spoke: chapters that are said otherwise now or are not planned."""
     planned = {chapter.folder: chapter for chapter in chapters}
     for transcripts in root.glob("*/*/*/*.trans.txt"):
         folder = transcripts.parent
         chapter = planned.get(str(folder.relative_to(root)))
         if chapter is None or not is_spoken(root, chapter):
-            transcripts.unlink()  # first: a folder without it is known to be unfinished
-            for path in folder.glob("*.flac"):
+            (folder / ".spoken").unlink(missing_ok=True)  # first: a folder without it is known to be unfinished
+            for path in (*folder.glob("*.flac"), transcripts):
                 path.unlink()
             if chapter is None:
                 folder.rmdir()
