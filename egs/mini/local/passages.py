@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, replace
 
 from instructions import QUESTIONS, phrase
-from lexicon import ENGLISH, Lexicon
+from lexicon import ENGLISH
 from world import Sentence, draw_sentence
 
 
@@ -25,19 +25,18 @@ class Passage:
     def question(self, rng: random.Random) -> tuple[str, str]:
         """A drawn question and its answer."""
         task = rng.choice(QUESTIONS)
-        about = [sentence for sentence in self.sentences if sentence.adverb or task.name != "when"]
-        sentence = rng.choice(about)
+        sentence = rng.choice([sentence for sentence in self.sentences if sentence.adverb or task.name != "when"])
         return phrase(task.phrasings[0], sentence), task.answer(sentence, rng)
 
 
-def draw_passage(split: str, n: int, rng: random.Random, lexicon: Lexicon = ENGLISH) -> Passage:
+def draw_passage(split: str, n: int, rng: random.Random) -> Passage:
     """Draws a passage of n sentences, each of the split and with a verb of its own."""
     while True:
-        whole = draw_sentence(rng, lexicon)
+        whole = draw_sentence(rng)
         if not whole.place or not whole.adverb:
             continue
         forms = [replace(whole, adverb=None)] * (n - 1) + [whole]
-        verbs = rng.sample(lexicon.verbs, len(lexicon.verbs))
+        verbs = rng.sample(ENGLISH.verbs, len(ENGLISH.verbs))
         sentences: list[Sentence] = []
         for form in forms:
             fitting = (s for s in (replace(form, verb=verb) for verb in verbs) if s.split == split)
