@@ -135,13 +135,16 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on() -> None:
     assert not voices["test"] & (voices["train"] | voices["dev"])
 
 
-def test_the_llm_is_trained_on_no_test_sentence() -> None:
+def test_the_llm_is_trained_on_no_test_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    passages_of = set()
+    monkeypatch.setattr(llm_data, "draw_passage", lambda split, *more: passages_of.add(split) or draw_passage(split, *more))
     unseen = {s.text for split in ("dev", "test") for s in sample_sentences(split, 20_000, "unseen")}
     unseen |= {german_as_heard(s) for split in ("dev", "test") for s in sample_sentences(split, 2_000, "unseen", GERMAN)}
     for name in ("instructions", "further", llm_data.PASSAGES, llm_data.OBEDIENT):
         rows = list(llm_data.training_rows(name, 20_000, seed=1))
         assert len(rows) == 20_000 and not {row["input"] for row in rows} & unseen
         assert any(row["task"] == "passage" for row in rows) == (name == llm_data.PASSAGES)
+    assert passages_of == {"train"}  # all sentences of such a passage are: the next test but one
 
 
 def test_the_llm_is_trained_on_all_tasks() -> None:
