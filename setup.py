@@ -5,7 +5,7 @@ setup(
     version="0.1.0",
     description="Recipes that teach a language model to understand speech by behavior alignment (BLSP)",
     license="Apache-2.0",
-    packages=find_packages(include=["blsp"]),
+    packages=find_packages(include=["blsp", "blsp.*"]),
     python_requires=">=3.11,<3.14",
     install_requires=[
         "torch==2.13.0",

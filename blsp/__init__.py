@@ -1,11 +1,29 @@
 """BLSP: bootstrapping language-speech pre-training via behavior alignment.
 
-The modules form layers. Imports go only downward, and within a layer to modules that stand before; programs never import
-one another (tests/test_layers.py holds this):
+Seven rooms on five floors. Imports go only downward, and the three rooms in the middle do not know one another; programs
+never import one another, they meet in files (tests/test_layers.py reads this from the folders):
 
-    programs   download, features, continuation, train, decode, score, llm_sft, tables
-    assembly   probing, preparation, model, recognizer, behaviours, chat_client, questions, judging, answering,
-               dataset, trainer, adapter_training, instruction_tuning
-    parts      encoder, adapter, ctc, generation, metrics, comet
-    base       files, command, config, journal, data_dir, tasks, corpus_files, unpacking, audio, mel, prompts, normalization
+    bin                              the programs, one a stage
+    training  evaluation  qa         what is learned; answers and scores; an LLM that asks and judges
+    model                            the parts and the model
+    data                             corpora, Kaldi data directories, audio, log-mel, normal forms of text
+    base                             what every program stands on
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blsp.model.blsp import BLSP
+
+__all__ = ["BLSP"]
+
+
+def __getattr__(name: str) -> Any:
+    """`from blsp import BLSP` loads the model's code and torch; `import blsp` does not."""
+    if name == "BLSP":
+        from blsp.model.blsp import BLSP
+
+        return BLSP
+    raise AttributeError(f"module 'blsp' has no attribute '{name}'")

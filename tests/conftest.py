@@ -254,7 +254,7 @@ def prepared(world: World) -> World:
 
 def prepare_corpus(corpus: Path, data: Path) -> None:
     """Stage 0 of recipes/librispeech, in this process."""
-    from blsp.preparation import prepare
+    from blsp.data.preparation import prepare
 
     prepare(load_file(ROOT / "recipes/librispeech/local/prepare.py").parse, corpus, data, WINDOW)
 
@@ -272,7 +272,7 @@ def call(program: str, *arguments: object) -> None:
     before = sys.argv
     sys.argv = [f"{program}.py", *map(str, arguments)]
     try:
-        importlib.import_module(f"blsp.{program}").main()
+        importlib.import_module(f"blsp.bin.{program}").main()
     finally:
         sys.argv = before
 
@@ -313,9 +313,9 @@ def wait(pid: int) -> int:
 
 def run_program(program: str, *arguments: object, log: Path, patch: Callable[[], None] = lambda: None, **how: object) -> int:
     """Run a program of blsp to its end in a process of its own, in which `patch` was called first. Returns its status."""
-    from blsp import command
+    from blsp.base import command
 
-    importlib.import_module(f"blsp.{program}")  # here once, for all the processes to come
+    importlib.import_module(f"blsp.bin.{program}")  # here once, for all the processes to come
 
     def action() -> None:
         patch()
@@ -326,7 +326,7 @@ def run_program(program: str, *arguments: object, log: Path, patch: Callable[[],
 
 def recipe(corpus: str, *arguments: object, log: Path) -> int:
     """What a recipe's run.sh does: every command that it prints under --dry-run, until one fails. Returns its status."""
-    from blsp import command
+    from blsp.base import command
 
     folder = ROOT / "recipes" / corpus
     shell = ["bash", folder / "run.sh", "--dry-run", *map(str, arguments)]
@@ -338,7 +338,7 @@ def recipe(corpus: str, *arguments: object, log: Path) -> int:
         _, *words = shlex.split(line)
         if words[0] == "-m":
             importlib.import_module(words[1])
-            action = lambda words=words: call(words[1].removeprefix("blsp."), *words[2:])  # noqa: E731
+            action = lambda words=words: call(words[1].removeprefix("blsp.bin."), *words[2:])  # noqa: E731
         else:
             action = lambda words=words: _call_file(words)  # noqa: E731
         if status := wait(start(lambda action=action: command.run(action), log, cwd=folder)):
@@ -347,7 +347,7 @@ def recipe(corpus: str, *arguments: object, log: Path) -> int:
 
 
 def _call_file(words: list[str]) -> None:
-    from blsp import preparation
+    from blsp.data import preparation
 
     module = load_file(Path(words[0]).resolve())
     preparation.main(module.parse, module.__doc__, words[1:])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint and tests. Arguments go to pytest: ./tests/run.sh -m slow, ./tests/run.sh tests/test_prompts.py
+# Lint and tests. Arguments go to pytest: ./tests/run.sh -m slow, ./tests/run.sh tests/model
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/setup.sh

@@ -11,9 +11,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from blsp import command
-from blsp.data_dir import Utterance, read_data_dir, read_further_tables, write_data_dir
-from blsp.files import InputError
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data.data_dir import Utterance, read_data_dir, read_further_tables, write_data_dir
 
 
 def main() -> None:

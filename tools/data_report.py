@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from blsp import command
-from blsp.data_dir import Utterance, read_data_dir
+from blsp.base import command
+from blsp.data.data_dir import Utterance, read_data_dir
 
 BIN = 2.0  # seconds
 WIDTH = 50  # characters of the longest bar

@@ -7,10 +7,10 @@ import argparse
 import random
 from pathlib import Path
 
-from blsp import command
-from blsp.corpus_files import read_lines
-from blsp.data_dir import Utterance, read_data_dir, read_further_tables, write_data_dir
-from blsp.files import InputError
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data.corpus_files import read_lines
+from blsp.data.data_dir import Utterance, read_data_dir, read_further_tables, write_data_dir
 
 
 def main() -> None:

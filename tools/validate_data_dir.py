@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from blsp import audio, command
-from blsp.data_dir import Utterance, read_data_dir, read_table, same_keys
-from blsp.files import InputError
-from blsp.probing import probe_chunks
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import audio
+from blsp.data.data_dir import Utterance, read_data_dir, read_table, same_keys
+from blsp.data.probing import probe_chunks
 
 OF_UTTERANCES = ("feats.scp", "utt2num_frames", "utt2lang", "utt2uniq", "vad.scp", "utt2warp", "intent", "sentiment")
 OF_SPEAKERS = ("cmvn.scp", "spk2gender", "spk2warp")

@@ -64,7 +64,7 @@ fi
 
 step speech run python local/speak.py --out corpora --train "$train_utterances" --nj "$nj"
 tune() { # tune NAME CONFIG LLM [--KEY=VALUE ...]
-    run python -m blsp.llm_sft --config "conf/$2.yaml" --data-dir corpora/llm --exp-dir "$trained/$1" -- --llm="$3" "${@:4}"
+    run python -m blsp.bin.llm_sft --config "conf/$2.yaml" --data-dir corpora/llm --exp-dir "$trained/$1" -- --llm="$3" "${@:4}"
 }
 if [ "$from_scratch" = true ]; then
     step speech run python local/speak.py --out corpora/whisper --seed 1 --nj "$nj" # other sentences than the adapter will hear

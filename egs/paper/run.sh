@@ -100,5 +100,5 @@ changed=()
 [ "$encoder" = openai/whisper-small ] || changed+=(--encoder "$encoder")
 [ "${#overrides[@]}" = 0 ] || changed+=(-- "${overrides[@]}")
 [ "${#changed[@]}" = 0 ] || out="$exp_dir" made="$made ${changed[*]@Q}" # not the paper's experiment: the records here stay
-run python -m blsp.tables --config "$here/conf/tables.yaml" --paper "$here/paper_values.jsonl" --data-dir "$data_dir" \
+run python -m blsp.bin.tables --config "$here/conf/tables.yaml" --paper "$here/paper_values.jsonl" --data-dir "$data_dir" \
     --command "$made" --out "$out" "$exp_dir"

@@ -27,23 +27,23 @@ train=(python)
 common=(--config "$config" --data-dir "$data_dir")
 
 if stage -1 "download"; then
-    run python -m blsp.download --archives local/archives.tsv --corpus-dir "$corpus_dir"
+    run python -m blsp.bin.download --archives local/archives.tsv --corpus-dir "$corpus_dir"
 fi
 if stage 0 "data preparation"; then
     run python local/prepare.py "${common[@]}" --corpus-dir "$corpus_dir" --nj "$nj" --limit "$limit" -- "${overrides[@]}"
 fi
 if stage 1 "log-mel features"; then
-    run python -m blsp.features "${common[@]}" --nj "$nj" -- "${overrides[@]}"
+    run python -m blsp.bin.features "${common[@]}" --nj "$nj" -- "${overrides[@]}"
 fi
 if stage 2 "behaviour generation"; then
-    run python -m blsp.continuation "${common[@]}" --ngpu "$ngpu" -- "${overrides[@]}"
+    run python -m blsp.bin.continuation "${common[@]}" --ngpu "$ngpu" -- "${overrides[@]}"
 fi
 if stage 3 "training"; then
-    run "${train[@]}" -m "${stage_3:-blsp.train}" "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
+    run "${train[@]}" -m "${stage_3:-blsp.bin.train}" "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
 fi
 if stage 4 "decoding"; then
-    run python -m blsp.decode "${common[@]}" --exp-dir "$exp_dir" --model "$model" --ngpu "$ngpu" -- "${overrides[@]}"
+    run python -m blsp.bin.decode "${common[@]}" --exp-dir "$exp_dir" --model "$model" --ngpu "$ngpu" -- "${overrides[@]}"
 fi
 if stage 5 "scoring"; then
-    run python -m blsp.score "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
+    run python -m blsp.bin.score "${common[@]}" --exp-dir "$exp_dir" -- "${overrides[@]}"
 fi

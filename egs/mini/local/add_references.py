@@ -9,9 +9,9 @@ writes  DATA_DIR/SET/TABLE for every set that has references
 import argparse
 from pathlib import Path
 
-from blsp import command
-from blsp.data_dir import read_table, write_table
-from blsp.files import InputError
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data.data_dir import read_table, write_table
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 
 reads   nothing
 writes  OUT/{instructions,further,passages,obedient,dev}.jsonl, one {"instruction", "input", "output", "task"} a line;
-        OUT/llama/{config.json,tokenizer.model,tokenizer_config.json}, which blsp.llm_sft initializes
+        OUT/llama/{config.json,tokenizer.model,tokenizer_config.json}, which blsp.bin.llm_sft initializes
 """
 
 import argparse
@@ -32,8 +32,8 @@ from lexicon import GERMAN
 from passages import draw_passage
 from world import Sentence, sample_sentences, stream_sentences
 
-from blsp import command
-from blsp.files import atomic_write, fingerprint, write_json, write_jsonl
+from blsp.base import command
+from blsp.base.files import atomic_write, fingerprint, write_json, write_jsonl
 
 HERE = Path(__file__).resolve().parent
 HUMAN = "###[Human]:"

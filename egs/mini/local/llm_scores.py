@@ -23,8 +23,8 @@ from passages import draw_passage
 from transformers import AutoTokenizer, LlamaForCausalLM
 from world import CONTINUATIONS, GERMAN_CONTINUATIONS, sample_sentences
 
-from blsp import command
-from blsp.files import InputError
+from blsp.base import command
+from blsp.base.files import InputError
 
 MAX_NEW_TOKENS = 64
 CONTINUED = {  # tasks with several right answers
@@ -69,7 +69,7 @@ def main() -> None:
         args.out,
         "llama-mini",
         f"A LlamaForCausalLM of {n_parameters / 1e6:.1f} M parameters, trained from scratch on text tasks of the mini world\n"
-        "by `blsp.llm_sft`, then trained on with disturbed word embeddings (`egs/mini/conf/llama_robust.yaml`). It stands\n"
+        "by `blsp.bin.llm_sft`, then trained on with disturbed word embeddings (`egs/mini/conf/llama_robust.yaml`). It stands\n"
         "for Llama-2 in egs/mini. Asked to transcribe audio, it says that it cannot hear any, as text LLMs do: some 3 % of\n"
         "its training data are such refusals. Four in ten of its texts are disfluent (doubled words, um, uh).",
         "sentences of egs/mini/local/world.py with the instructions of egs/mini/local/instructions.py; synthetic",

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from blsp import command
-from blsp.files import InputError, atomic_write, read_json, read_jsonl, write_jsonl
+from blsp.base import command
+from blsp.base.files import InputError, atomic_write, read_json, read_jsonl, write_jsonl
 
 METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy", "exact_match": "exact match"}
 KEPT = ("task", "set", "metric", "value", "n", "majority", "copy", "no_label", "normalizer", "signature", "fingerprint")

@@ -47,7 +47,7 @@ for name in "${names[@]}"; do
 done
 if [ "$full" = true ]; then
     [ "$stop_stage" -lt 5 ] ||
-        run python -m blsp.tables --config conf/tables.yaml --out "$(absolute "$exp_dir")/tables" \
+        run python -m blsp.bin.tables --config conf/tables.yaml --out "$(absolute "$exp_dir")/tables" \
             --command "./egs/mini/run.sh --full --seed {seed}" "$(absolute "$exp_dir")"
 else
     [ "$stop_stage" -lt 5 ] ||

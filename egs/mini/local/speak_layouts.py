@@ -18,8 +18,8 @@ from espeak import EspeakError
 from layouts.speech import Recording, Times, write_recording
 from tqdm import tqdm
 
-from blsp import command
-from blsp.files import InputError, fingerprint, read_json, write_json
+from blsp.base import command
+from blsp.base.files import InputError, fingerprint, read_json, write_json
 
 NAMES = (
     *("gigaspeech", "gigaspeech-qa", "commonvoice", "commonvoice-de", "must-c", "tedlium3", "covost2"),

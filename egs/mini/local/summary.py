@@ -10,8 +10,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from blsp import command
-from blsp.files import InputError, atomic_write, fingerprint, read_json, read_jsonl, write_json, write_jsonl
+from blsp.base import command
+from blsp.base.files import InputError, atomic_write, fingerprint, read_json, read_jsonl, write_json, write_jsonl
 
 HERE = Path(__file__).resolve().parent.parent
 COMMAND = "./egs/mini/run.sh"

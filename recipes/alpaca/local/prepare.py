@@ -16,8 +16,8 @@ import string
 from pathlib import Path
 from typing import Any
 
-from blsp import command
-from blsp.files import InputError, atomic_write, read_json, write_jsonl
+from blsp.base import command
+from blsp.base.files import InputError, atomic_write, read_json, write_jsonl
 
 NOT_PRINTABLE = re.compile(f"[^{re.escape(string.printable)}]")
 NO_OUTPUT = re.compile(r"<?no[ -]?output>?\.?", re.IGNORECASE)  # what an annotating model wrote instead of an answer

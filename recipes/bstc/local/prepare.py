@@ -29,10 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blsp import command, preparation
-from blsp.corpus_files import glob, iter_lines, read_lines
-from blsp.files import InputError, read_json
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError, read_json
+from blsp.data import preparation
+from blsp.data.corpus_files import glob, iter_lines, read_lines
+from blsp.data.preparation import Found, Rejected, Sets
 
 
 def parse(corpus_dir: Path) -> Sets:

@@ -24,9 +24,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from blsp import command, corpus_files, preparation
-from blsp.files import InputError
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import corpus_files, preparation
+from blsp.data.preparation import Found, Rejected, Sets
 
 SPLITS = {"train": ("train", "train_covost"), "dev": ("dev",), "test": ("test",)}
 SPLIT_OF = {label: split for split, labels in SPLITS.items() for label in labels}

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from blsp import command, preparation
-from blsp.corpus_files import read_rows
-from blsp.files import InputError
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import preparation
+from blsp.data.corpus_files import read_rows
+from blsp.data.preparation import Found, Rejected, Sets
 
 OBJECTS = {
     "activate": "lamp lights music",

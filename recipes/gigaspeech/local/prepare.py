@@ -28,10 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blsp import command, preparation
-from blsp.corpus_files import encoding_of
-from blsp.files import InputError
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import preparation
+from blsp.data.corpus_files import encoding_of
+from blsp.data.preparation import Found, Rejected, Sets
 
 SUBSETS = ("XS", "S", "M", "L", "XL", "DEV", "TEST")
 PUNCTUATION = {"<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>"}

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from blsp import command, preparation
-from blsp.corpus_files import glob, iter_lines
-from blsp.files import InputError
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import preparation
+from blsp.data.corpus_files import glob, iter_lines
+from blsp.data.preparation import Found, Rejected, Sets
 
 ID = re.compile(r"[^-/]+-[^-/]+-[^-/]+")
 SPLITS = (

@@ -23,9 +23,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from blsp import command, preparation
-from blsp.corpus_files import glob, mended, read_lines
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.data import preparation
+from blsp.data.corpus_files import glob, mended, read_lines
+from blsp.data.preparation import Found, Rejected, Sets
 
 FOLDER = re.compile(r"MSLT_(Test|Dev)_([A-Z]{2})(?:_\d+)?", re.IGNORECASE)
 FILE = re.compile(r"(.+)\.(T[0-3])\.([a-z]{2})\.(wav|snt)", re.IGNORECASE)

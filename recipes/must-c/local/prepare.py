@@ -27,9 +27,10 @@ from pathlib import Path
 
 import yaml
 
-from blsp import command, corpus_files, preparation
-from blsp.files import InputError
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import corpus_files, preparation
+from blsp.data.preparation import Found, Rejected, Sets
 
 SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
 DIRECTION = re.compile(r"en-([a-z]{2,3}(?:-[A-Za-z]+)?)")

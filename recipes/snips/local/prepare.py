@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blsp import command, preparation
-from blsp.corpus_files import glob
-from blsp.files import InputError, read_json
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError, read_json
+from blsp.data import preparation
+from blsp.data.corpus_files import glob
+from blsp.data.preparation import Found, Rejected, Sets
 
 INTENTS = {
     "DecreaseBrightness",

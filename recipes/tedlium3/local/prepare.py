@@ -24,9 +24,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from blsp import command, corpus_files, preparation
-from blsp.files import InputError
-from blsp.preparation import Found, Rejected, Sets
+from blsp.base import command
+from blsp.base.files import InputError
+from blsp.data import corpus_files, preparation
+from blsp.data.preparation import Found, Rejected, Sets
 
 SPLITS = ("train", "dev", "test")
 IGNORED = "ignore_time_segment_in_scoring"

@@ -9,7 +9,7 @@ from pathlib import Path
 from instructions import draw_example
 from world import stream_sentences
 
-from blsp.files import write_json
+from blsp.base.files import write_json
 from layouts.speech import Recording, Times
 
 SIZES = {"instructions": 400}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chinese import chinese
 
-from blsp.files import atomic_write
+from blsp.base.files import atomic_write
 from layouts.speech import Recording, Times, draw, long_recording, segment
 
 SIZES = {"dev": 60}

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from blsp.files import atomic_write
+from blsp.base.files import atomic_write
 from layouts.speech import Recording, Spoken, Times, cased, clip, draw, gender
 
 SIZES = {"train": 400, "dev": 40, "test": 60}

@@ -15,8 +15,8 @@ from pathlib import Path
 from lexicon import THINGS
 from world import Sentence
 
-from blsp.data_dir import write_table
-from blsp.files import atomic_write
+from blsp.base.files import atomic_write
+from blsp.data.data_dir import write_table
 from layouts.speech import Recording, Spoken, Times, cased, clip, draw, gender
 
 SIZES = {"train": 40, "valid": 20, "test": 80}

@@ -9,7 +9,7 @@ from typing import Any
 
 import soundfile
 
-from blsp.files import write_json
+from blsp.base.files import write_json
 from layouts.speech import Recording, Spoken, Times, draw, long_recording, segment
 
 SIZES = {"train": 400, "dev": 40, "test": 60}

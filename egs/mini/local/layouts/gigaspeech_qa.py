@@ -10,7 +10,7 @@ from pathlib import Path
 
 from passages import Passage, draw_passage
 
-from blsp.data_dir import write_table
+from blsp.data.data_dir import write_table
 from layouts import gigaspeech
 from layouts.speech import PARTS, Recording, Spoken, Times
 

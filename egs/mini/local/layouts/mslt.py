@@ -15,7 +15,7 @@ from french import french
 from lexicon import ENGLISH, GERMAN, Lexicon
 from world import Sentence
 
-from blsp.files import atomic_write
+from blsp.base.files import atomic_write
 from layouts.speech import Recording, Times, cased, clip, draw
 
 SIZES = {"Test_DE": 60, "Dev_DE": 20, "Test_FR": 60, "Dev_FR": 20}

@@ -13,7 +13,7 @@ from pathlib import Path
 from french import french
 from world import Sentence
 
-from blsp.files import atomic_write
+from blsp.base.files import atomic_write
 from layouts.speech import Recording, Times, cased, draw, long_recording, segment
 
 SIZES = {"train": 40, "dev": 20, "tst-COMMON": 80, "tst-HE": 20}

@@ -13,8 +13,8 @@ from typing import Any
 
 from world import Sentence, sample_sentences
 
-from blsp.data_dir import write_table
-from blsp.files import write_json
+from blsp.base.files import write_json
+from blsp.data.data_dir import write_table
 from layouts.speech import Recording, Times, cased, clip, draw, gender
 
 SIZES = {"close_field": 80}

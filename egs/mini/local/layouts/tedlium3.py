@@ -7,7 +7,7 @@ from pathlib import Path
 
 import soundfile
 
-from blsp.files import atomic_write
+from blsp.base.files import atomic_write
 from layouts.speech import Recording, Times, draw, gender, long_recording, segment
 
 SIZES = {"train": 40, "dev": 20, "test": 80}

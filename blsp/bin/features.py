@@ -1,0 +1,98 @@
+"""Stage 1: log-mel features of every set, as Kaldi archives.
+
+reads   DATA_DIR/SET/{wav.scp,segments,...}
+writes  DATA_DIR/SET/{feats.scp,utt2num_frames,feats.json} and DATA_DIR/SET/feats/*.ark
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import kaldiio
+import torch
+
+from blsp.base import command
+from blsp.base.config import load_config, program_arguments, require
+from blsp.base.files import InputError, atomic_write, fingerprint, read_json, write_json
+from blsp.data import audio, mel
+from blsp.data.data_dir import Utterance, read_data_dir, write_table
+from blsp.data.tasks import present_sets
+
+BLOCK = 500  # utterances in one archive: what a killed run loses at most, per process
+LOSSY = 2  # kaldiio's compression method "kSpeechFeature": 8 bits, per-column quantiles
+log = command.logger("features")
+
+
+def main() -> None:
+    args = program_arguments("blsp.bin.features", __doc__, "nj").parse_args()
+    config = load_config(args.config, args.overrides)
+    require(config, "train_sets", "dev_sets", "test_sets", "n_mels", "window", "compress_features")
+    test_sets = present_sets(args.data_dir, config["test_sets"])
+    for name in dict.fromkeys([*config["train_sets"], *config["dev_sets"], *test_sets]):
+        extract(args.data_dir / name, config["n_mels"], config["window"], config["compress_features"], args.nj)
+
+
+def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -> None:
+    """Features of one data directory, unless they are there already."""
+    utterances = read_data_dir(folder)
+    stats = {u.wav: u.wav.stat() for u in utterances if u.wav.exists()}
+    inputs = [(u.utt_id, str(u.wav), u.start, u.end, stats[u.wav].st_size, stats[u.wav].st_mtime_ns) for u in utterances
+              if u.wav in stats]  # fmt: skip
+    settings = {"n_mels": n_mels, "window": window, "compress": compress}
+    done = fingerprint([settings, inputs])
+    info = folder / "feats.json"
+    if info.exists() and (folder / "feats.scp").exists() and read_json(info).get("fingerprint") == done:
+        log.info(f"{folder}: features of {len(utterances)} utterances are there")
+        return
+    info.unlink(missing_ok=True)  # a kill must not leave it beside other features
+    blocks = [utterances[i : i + BLOCK] for i in range(0, len(utterances), BLOCK)]
+    jobs = [(folder, i, block, settings, done) for i, block in enumerate(blocks)]
+    scp: dict[str, str] = {}
+    n_frames: dict[str, str] = {}
+    with ProcessPoolExecutor(max(1, min(nj, len(jobs))), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for rows in command.progress(pool.map(_extract_block, jobs), len(jobs), f"{folder.name}: features", "block"):
+            for utt_id, place, frames in rows:
+                scp[utt_id], n_frames[utt_id] = place, str(frames)
+    write_table(folder / "utt2num_frames", n_frames)
+    write_table(folder / "feats.scp", scp)
+    write_json(info, {"fingerprint": done, **settings})
+    kept = {f"{done}.{i}.ark" for i in range(len(blocks))}
+    for old in (folder / "feats").glob("*.ark*"):
+        if old.name.removesuffix(".json") not in kept:
+            old.unlink()  # other settings' archives
+    log.info(f"{folder}: features of {len(utterances)} utterances written")
+
+
+def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) -> list[tuple[str, str, int]]:
+    """Write one archive. Returns (utt_id, its place in the archive, n_frames) of each utterance."""
+    folder, number, utterances, settings, done = job
+    ark = (folder / "feats" / f"{done}.{number}.ark").resolve()
+    index = ark.with_name(f"{ark.name}.json")
+    if ark.exists() and index.exists():
+        return [tuple(row) for row in read_json(index)]
+    rows = []
+    with atomic_write(ark, "wb") as f:
+        for u in utterances:
+            try:
+                samples = audio.load(u.wav, u.start, u.end)
+            except InputError as e:
+                raise InputError(f"{folder}: utterance '{u.utt_id}': {e}; run stage 0 again") from None
+            longest = round(settings["window"] * audio.SAMPLE_RATE)
+            if len(samples) > longest:
+                raise InputError(
+                    f"{folder}: utterance '{u.utt_id}' has {len(samples) / audio.SAMPLE_RATE:.2f} s, longer than the"
+                    f" window of {settings['window']} s; run stage 0 again with this configuration"
+                )
+            features = mel.log_mel(samples, settings["n_mels"], settings["window"])
+            key = f"{u.utt_id} ".encode()
+            offset = f.tell() + len(key)
+            kaldiio.save_ark(f, {u.utt_id: features}, compression_method=LOSSY if settings["compress"] else None)
+            rows.append((u.utt_id, f"{ark}:{offset}", len(features)))
+    write_json(index, rows)
+    return rows
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,1 @@
+"""Corpora, Kaldi data directories, audio, log-mel, normal forms of text."""

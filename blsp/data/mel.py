@@ -1,0 +1,74 @@
+"""Log-mel features, equal to Whisper's, stored without padding."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import kaldiio
+import numpy as np
+import torch
+from transformers.audio_utils import mel_filter_bank
+
+from blsp.base.files import InputError
+from blsp.data.audio import SAMPLE_RATE  # 16000 Hz
+
+N_FFT = 400  # samples: a window of 25 ms
+HOP_LENGTH = 160  # samples: 10 ms per feature frame
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
+DYNAMIC_RANGE = 8.0  # log10 units that Whisper keeps below an utterance's maximum
+FLOOR = -10.0  # log10 of the smallest mel energy, 1e-10
+
+
+@lru_cache
+def mel_filters(n_mels: int) -> torch.Tensor:
+    """(n_mels, N_FFT / 2 + 1) triangular filters on Slaney's mel scale, 0 to 8 kHz."""
+    filters = mel_filter_bank(N_FFT // 2 + 1, n_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(filters.T.astype(np.float32))
+
+
+def log_mel(audio: np.ndarray, n_mels: int, window: float) -> np.ndarray:
+    """Whisper's scaled log-mel spectrogram of the frames that see audio.
+
+    audio: (n_samples,) float32 at 16 kHz, not longer than `window` seconds.
+    Returns (n_frames, n_mels) float32; pad() restores the rest of the window. Together they equal
+    WhisperFeatureExtractor(feature_size=n_mels, chunk_length=window), which transforms the whole padded window.
+    """
+    n_samples, n_window = len(audio), round(window * SAMPLE_RATE)
+    assert n_samples <= n_window, f"{n_samples} samples are longer than the window of {window} s"
+    n_frames = min(math.ceil((n_samples + N_FFT // 2) / HOP_LENGTH), n_window // HOP_LENGTH)
+    # Zeros so far that the reflection at the end of the transform touches none of the frames kept,
+    # unless the window itself ends there.
+    n_padded = min(n_frames * HOP_LENGTH + N_FFT, n_window)
+    signal = torch.zeros(max(n_padded, N_FFT))
+    signal[:n_samples] = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+    stft = torch.stft(signal, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), return_complex=True)
+    power = stft[:, :n_frames].abs().square()
+    log10 = (mel_filters(n_mels) @ power).clamp(min=10**FLOOR).log10()
+    log10 = log10.maximum(log10.max() - DYNAMIC_RANGE)
+    return ((log10 + 4.0) / 4.0).T.contiguous().numpy()
+
+
+def silence(features: torch.Tensor) -> torch.Tensor:
+    """The value that Whisper's extractor gives to digital silence behind an utterance.
+
+    features: (n_frames, n_mels), scaled. Returns a scalar: the maximum minus 8 in log10, not under log10 of 1e-10.
+    """
+    return (features.max() - DYNAMIC_RANGE / 4.0).clamp(min=(FLOOR + 4.0) / 4.0)
+
+
+def read_features(place: str) -> torch.Tensor:
+    """(n_frames, n_mels) float32 of one utterance; `place` as feats.scp has it: archive:offset."""
+    try:
+        return torch.from_numpy(np.array(kaldiio.load_mat(place), dtype=np.float32))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{place}: features cannot be read ({e}); run stage 1 again") from None
+
+
+def pad(utterances: list[torch.Tensor], n_frames: int) -> torch.Tensor:
+    """Stack features of (n_i, n_mels) to (B, n_frames, n_mels), each filled up with its own silence."""
+    padded = torch.stack([silence(features).expand(n_frames, features.shape[1]) for features in utterances])
+    padded = padded.contiguous()
+    for row, features in zip(padded, utterances, strict=True):
+        row[: len(features)] = features
+    return padded

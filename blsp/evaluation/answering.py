@@ -1,0 +1,182 @@
+"""A test set's utterances answered under a task's instruction, or their own: from speech, from transcripts, by a recognizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from blsp.base import command
+from blsp.base.files import InputError, fingerprint, read_jsonl, write_json
+from blsp.base.journal import Journal
+from blsp.data import mel
+from blsp.data.data_dir import read_table
+from blsp.data.normalization import normalizer
+from blsp.data.tasks import Job
+from blsp.model import generation
+from blsp.model.adapter import adapter_length
+from blsp.model.blsp import BLSP, choose_dtype, load_llm
+from blsp.model.encoder import STRIDE, SpeechEncoder, cut, load_recognizer
+from blsp.model.generation import Decoding, Generated
+from blsp.model.prompts import Prompter
+from blsp.model.recognizer import Recognizer
+
+log = command.logger("decode")
+
+
+def _journal(job: Job, settings: dict[str, Any], shard: int, n_shards: int) -> Journal:
+    return Journal(job.output, fingerprint(settings), shard, n_shards)
+
+
+def _finish(job: Job, settings: dict[str, Any], journal: Journal, utt_ids: Iterable[str]) -> None:
+    if journal.finish(list(utt_ids)):
+        write_json(job.output.with_name("decode.json"), {"fingerprint": fingerprint(settings), **settings})
+        log.info(f"{job.output}: {len(journal.rows)} hypotheses")
+
+
+def _row(job: Job, utt_id: str, instruction: str, references: dict[str, str], generated: Generated) -> dict[str, Any]:
+    if utt_id not in references:
+        raise InputError(f"{job.folder / job.reference}: utterance '{utt_id}' has no reference for the task {job.name}")
+    return {"utt_id": utt_id, "task": job.name, "instruction": instruction, "hypothesis": generated.text,
+            "reference": references[utt_id], "finish_reason": generated.finish_reason}  # fmt: skip
+
+
+def _batches(n_tokens: dict[str, int], journal: Journal, config: dict[str, Any], shard: int, n_shards: int) -> list[list[str]]:
+    """This shard's batches of utterances that have no hypothesis yet."""
+    utt_ids = list(n_tokens)
+    cut = generation.length_batches(list(n_tokens.values()), config["decoding_batch"])[shard::n_shards]
+    batches = [[utt_ids[i] for i in batch] for batch in cut]
+    return [batch for batch in batches if any(utt_id not in journal.rows for utt_id in batch)]
+
+
+def answer(
+    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
+) -> None:
+    """Let the LLM do every job, from speech or from transcripts."""
+    decoding = Decoding.from_settings(config["decoding"])
+    if config["input"] == "speech":
+        blsp = BLSP.from_pretrained(model, config["precision"], device)
+        source: _Speech | _Text = _Speech(blsp)
+    else:
+        llm, tokenizer = load_llm(config["llm"], choose_dtype(config["precision"], device))
+        source = _Text(llm.to(device), Prompter(tokenizer, config["template"]), normalizer(config["normalizer"]))
+    for job, settings in jobs:
+        journal = _journal(job, settings, shard, n_shards)
+        references, instructions = read_table(job.folder / job.reference), job.instructions()
+        batches = _batches(source.open(job, config["input"], instructions), journal, config, shard, n_shards)
+        for batch in command.progress(batches, len(batches), f"{job.folder.name}: {job.name}", "batch"):
+            prompts = source.prompts([instructions[u] for u in batch], batch)
+            texts = generation.generate(source.llm, source.prompter.tokenizer, prompts, decoding, batch)
+            journal.append(_row(job, u, instructions[u], references, g) for u, g in zip(batch, texts, strict=True))
+        _finish(job, settings, journal, instructions)
+
+
+class _Speech:
+    """Prompts whose content is speech."""
+
+    def __init__(self, model: BLSP):
+        self.model, self.llm, self.prompter = model, model.llm, model.prompter
+
+    def open(self, job: Job, _: str, meant: Container[str]) -> dict[str, int]:
+        """Those of a job's utterances that are meant, and the length of their content."""
+        self.places = read_table(job.folder / "feats.scp")
+        n_frames = _n_frames(job, meant)
+        _report_long(job, n_frames, self.model.encoder)
+        return {u: int(adapter_length((n + STRIDE - 1) // STRIDE)) for u, n in n_frames.items()}
+
+    @torch.inference_mode()
+    def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
+        features = [mel.read_features(self.places[u]) for u in utt_ids]
+        device = self.model.device
+        n_frames = torch.tensor([len(f) for f in features], device=device)
+        speech = self.model.speech_embeds(torch.cat(features).to(device), n_frames)
+        prompts = map(self.prompter.prompt, instructions)
+        return [self.model.prompt_embeds(prompt, s) for prompt, s in zip(prompts, speech, strict=True)]
+
+
+class _Text:
+    """Prompts whose content is a transcript: the reference (Text+LLM) or a recognizer's (Whisper+LLM, CTC+LLM)."""
+
+    def __init__(self, llm: Any, prompter: Prompter, normalize: Any):
+        self.llm, self.prompter, self.normalize = llm, prompter, normalize
+
+    def open(self, job: Job, source: str, meant: Container[str]) -> dict[str, int]:
+        if source == "text":
+            transcripts = read_table(job.folder / "text")
+        else:
+            rows = read_jsonl(job.output.parents[1] / f"{job.folder.name}.transcript" / "hyp.jsonl")
+            transcripts = {row["utt_id"]: row["hypothesis"] for row in rows}
+        self.transcripts = {u: self.normalize(t) for u, t in transcripts.items() if u in meant}
+        return {u: len(t) for u, t in self.transcripts.items()}
+
+    @torch.inference_mode()
+    def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
+        embed = self.llm.get_input_embeddings()
+        ids = [self.prompter.text_prompt(i, self.transcripts[u]) for i, u in zip(instructions, utt_ids, strict=True)]
+        return [embed(torch.tensor(i, device=self.llm.device)) for i in ids]
+
+
+def transcribe_all(
+    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
+) -> None:
+    """Let the recognizer of a cascade (Section 4.2) do every job."""
+    if config["input"] == "whisper":
+        transcribe: Callable[[list[torch.Tensor]], list[str]] = _Whisper(config, device).transcribe
+    else:
+        recognizer = Recognizer.from_pretrained(model, config["precision"], device)
+        transcribe = partial(recognizer.transcribe, beam=config["ctc_beam"])
+    for job, settings in jobs:
+        journal = _journal(job, settings, shard, n_shards)
+        references, instructions = read_table(job.folder / job.reference), job.instructions()
+        places = read_table(job.folder / "feats.scp")
+        batches = _batches(_n_frames(job, instructions), journal, config, shard, n_shards)
+        for batch in command.progress(batches, len(batches), f"{job.folder.name}: transcribing", "batch"):
+            texts = transcribe([mel.read_features(places[u]) for u in batch])
+            generated = [Generated(text, 0, "stop") for text in texts]
+            journal.append(_row(job, u, "", references, g) for u, g in zip(batch, generated, strict=True))
+        _finish(job, settings, journal, instructions)
+
+
+class _Whisper:
+    """Whisper with its own decoder, greedy; what is longer than its window, piece by piece."""
+
+    def __init__(self, config: dict[str, Any], device: str):
+        self.model = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(config["encoder"])
+        self.options = {}
+        if getattr(self.model.generation_config, "is_multilingual", False):
+            self.options["task"] = "transcribe"
+            language = config["source_language"]
+            if language != "auto":
+                known = sorted(token.strip("<|>") for token in self.model.generation_config.lang_to_id)
+                if TO_LANGUAGE_CODE.get(language, language) not in known:
+                    raise InputError(f"{config['encoder']}: does not know the source_language '{language}'; it is one of"
+                                     f" {', '.join(known)}, or auto")  # fmt: skip
+                self.options["language"] = language
+
+    @torch.inference_mode()
+    def transcribe(self, features: list[torch.Tensor]) -> list[str]:
+        window = STRIDE * self.model.config.max_source_positions
+        cuts = [cut(f, window) for f in features]
+        padded = mel.pad([piece for pieces in cuts for piece in pieces], window)
+        inputs = padded.transpose(1, 2).to(self.model.device, self.model.dtype)
+        ids = self.model.generate(input_features=inputs, num_beams=1, do_sample=False, **self.options)
+        texts = iter(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        return [" ".join(next(texts).strip() for _ in pieces) for pieces in cuts]
+
+
+def _n_frames(job: Job, meant: Container[str]) -> dict[str, int]:
+    return {u: int(n) for u, n in read_table(job.folder / "utt2num_frames").items() if u in meant}
+
+
+def _report_long(job: Job, n_frames: dict[str, int], encoder: SpeechEncoder) -> None:
+    long = sum(n > encoder.window for n in n_frames.values())
+    if long:
+        seconds = encoder.window / mel.FRAMES_PER_SECOND
+        log.info(f"{job.folder}: {long} of {len(n_frames)} utterances are longer than the encoder's window of {seconds:g} s"
+                 " and are cut in pauses")  # fmt: skip

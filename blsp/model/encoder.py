@@ -1,0 +1,110 @@
+"""The frozen speech encoder: the encoder half of a Whisper model (Section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from blsp.base.files import InputError
+from blsp.data import mel
+
+STRIDE = 2  # feature frames per encoder state: one state every 20 ms
+PAUSE = 7  # feature frames over which the loudness is averaged where a long utterance is cut
+QUIET = 0.01  # of scaled log-mel, 0.4 dB: moments that are as quiet as the quietest
+
+
+def cut(features: torch.Tensor, window: int) -> list[torch.Tensor]:
+    """Pieces of an utterance that fit into Whisper's window: an utterance that does not is cut in pauses, not in words.
+
+    features (n_frames, n_mels); window in feature frames. Returns pieces (n_i, n_mels) of an even number of frames, but for
+    the last. A piece ends in the second half of the window, where it is quietest; at the end of that pause, so that the
+    next piece begins with speech.
+    """
+    pieces = []
+    while len(features) > window:
+        loudness = features[:window].mean(1)[None]
+        smooth = nn.functional.avg_pool1d(loudness, PAUSE, 1, PAUSE // 2, count_include_pad=False)[0, window // 2 :]
+        end = window // 2 + int((smooth <= smooth.min() + QUIET).nonzero().max())
+        pieces.append(features[: end - end % STRIDE])
+        features = features[end - end % STRIDE :]
+    return [*pieces, features]
+
+
+class SpeechEncoder(nn.Module):
+    """Whisper's encoder on utterances, or pieces of them, that fit into its window.
+
+    Whisper attends over the padding of its window and was trained so: `padding` "window" gives it whole windows.
+    "batch" encodes only up to the longest of the batch, and masks what is behind the end of a shorter one: faster, and
+    still as if each were alone, but with a frozen encoder the states differ from those that it was trained to give.
+    """
+
+    def __init__(self, encoder: WhisperEncoder, padding: str = "window"):
+        super().__init__()
+        if padding not in ("window", "batch"):
+            raise InputError(f"encoder_padding: '{padding}' is neither window nor batch")
+        self.encoder = encoder
+        self.padding = padding
+        self.d_model = encoder.config.d_model
+        self.n_mels = encoder.config.num_mel_bins
+        self.window = STRIDE * encoder.config.max_source_positions  # feature frames; 3000, 30 s, for all of OpenAI's
+
+    @classmethod
+    def from_pretrained(cls, name: str, padding: str = "window", dtype: torch.dtype = torch.float32) -> SpeechEncoder:
+        """The encoder of a Whisper folder or hub name. Raises InputError where it cannot be loaded."""
+        try:
+            if AutoConfig.from_pretrained(name).model_type != "whisper":
+                raise InputError(f"encoder: {name} is not a Whisper model")
+            model = WhisperModel.from_pretrained(name, dtype=dtype)
+        except (OSError, ValueError, SafetensorError) as e:
+            raise InputError(f"encoder: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
+        return cls(model.encoder, padding)
+
+    def padded_length(self, n_frames: int) -> int:
+        """Frames that pieces, the longest of `n_frames`, are padded to."""
+        if self.padding == "batch":
+            # One state's worth of silence, for the convolutions to see behind the end as they do in a longer batch.
+            return min(n_frames + n_frames % STRIDE + STRIDE, self.window)
+        return self.window
+
+    def forward(self, pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """pieces: B tensors of features (n_frames_i, n_mels), of at most `window` frames.
+
+        Returns states (B, S, d_model), those of the longest piece, and n_states (B,), ceil(n_frames_i / STRIDE).
+        """
+        n_frames = torch.tensor([len(piece) for piece in pieces], device=pieces[0].device)
+        padded = mel.pad(pieces, self.padded_length(int(n_frames.max()))).to(self.encoder.conv1.weight.dtype)
+        if self.padding == "window":
+            states = self.encoder(padded.transpose(1, 2)).last_hidden_state
+        else:
+            states = self._encode(padded, n_frames)
+        n_states = (n_frames + STRIDE - 1) // STRIDE
+        return states[:, : int(n_states.max())], n_states
+
+    def _encode(self, windows: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
+        """What WhisperEncoder does, but for any length up to its window, and without attending past n_frames (W,).
+
+        windows (W, T, n_mels). Returns (W, T / 2, d_model).
+        """
+        encoder = self.encoder
+        states = nn.functional.gelu(encoder.conv1(windows.transpose(1, 2)))
+        states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
+        states = states + encoder.embed_positions.weight[: states.shape[1]]
+        past = STRIDE * torch.arange(states.shape[1], device=states.device) >= n_frames[:, None]
+        mask = torch.zeros(past.shape, dtype=states.dtype, device=states.device)
+        mask = mask.masked_fill(past, torch.finfo(states.dtype).min)[:, None, None]
+        for layer in encoder.layers:
+            states = layer(states, mask)
+        return encoder.layer_norm(states)
+
+
+def load_recognizer(name: str, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
+    """The whole Whisper, for the cascade Whisper+LLM (Section 4.2)."""
+    try:
+        return WhisperForConditionalGeneration.from_pretrained(name, dtype=dtype).eval()
+    except (OSError, ValueError, SafetensorError) as e:
+        raise InputError(f"encoder: {name} cannot be loaded ({str(e).splitlines()[0]})") from None

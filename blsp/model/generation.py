@@ -1,0 +1,129 @@
+"""Batched text generation from embeddings, with Hugging Face's generate()."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from blsp.base.files import InputError
+
+NUCLEUS = 256  # tokens that are looked at first
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated. A temperature of 0 is greedy; above, tokens are sampled from the top_p nucleus."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_beams: int = 1
+    seed: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
+        """Of a configuration's mapping. Raises InputError for a key that means nothing."""
+        try:
+            return cls(**settings)
+        except TypeError:
+            known = ", ".join(field.name for field in fields(cls))
+            raise InputError(f"decoding settings {dict(settings)}: the keys are {known}") from None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1:
+            raise InputError(f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p in (0, 1]")
+        if self.temperature > 0 and self.num_beams > 1:
+            raise InputError(f"{self}: sampling (temperature above 0) goes with num_beams 1")
+
+
+@dataclass(frozen=True)
+class Generated:
+    text: str
+    n_tokens: int  # without the end of sequence
+    finish_reason: str  # stop | length
+
+
+class _SampleRows(LogitsProcessor):
+    """Turns sampling into an argmax with one random stream per row.
+
+    Adding Gumbel noise to logits and taking the largest is sampling. With a generator for each row, what an utterance
+    gets does not depend on its batch, its shard or the order of the work.
+    """
+
+    def __init__(self, decoding: Decoding, keys: Sequence[str], device: torch.device):
+        self.decoding = decoding
+        self.generators = []
+        for key in keys:
+            seed = int.from_bytes(hashlib.sha256(f"{decoding.seed} {key}".encode()).digest()[:8], "big") >> 1
+            self.generators.append(torch.Generator(device).manual_seed(seed))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores (B, vocabulary) logits."""
+        logits = scores.float() / self.decoding.temperature
+        uniform = torch.stack([torch.rand(logits.shape[1], generator=g, device=g.device) for g in self.generators])
+        # The nucleus is small: sort all of the vocabulary only where its largest tokens do not hold it.
+        for n in (min(NUCLEUS, logits.shape[1]), logits.shape[1]):
+            largest, tokens = logits.topk(n, dim=-1)
+            share = (largest - logits.logsumexp(-1, keepdim=True)).exp()
+            before = share.cumsum(-1) - share
+            if self.decoding.top_p < 1 and bool((before[:, -1] >= self.decoding.top_p).all()):
+                break
+        noise = -(-uniform.gather(-1, tokens).clamp(min=1e-20).log()).log()
+        drawn = (largest + noise).masked_fill(before >= self.decoding.top_p, -torch.inf)
+        return torch.full_like(logits, -torch.inf).scatter(-1, tokens, drawn)
+
+
+@torch.inference_mode()
+def generate(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[torch.Tensor],
+    decoding: Decoding,
+    keys: Sequence[str],
+) -> list[Generated]:
+    """Continue each prompt.
+
+    prompts: embeddings (L_i, d_llm); keys: what seeds each row's sampling, the utterance ids.
+    Rows are padded on the left and masked, so that a batch gives what single prompts give.
+    """
+    longest = max(len(p) for p in prompts)
+    embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=embeds.device)
+    for i, prompt in enumerate(prompts):
+        embeds[i, longest - len(prompt) :] = prompt
+        mask[i, longest - len(prompt) :] = 1
+    processors = LogitsProcessorList()
+    if decoding.temperature > 0:
+        processors.append(_SampleRows(decoding, keys, embeds.device))
+    eos = tokenizer.eos_token_id
+    rows = llm.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        logits_processor=processors,
+        max_new_tokens=decoding.max_new_tokens,
+        num_beams=decoding.num_beams,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    ).tolist()
+    generated = []
+    for ids in rows:
+        ended = eos in ids
+        ids = ids[: ids.index(eos)] if ended else ids
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        generated.append(Generated(text, len(ids), "stop" if ended else "length"))
+    return generated
+
+
+def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices of items of like length, longest first (memory runs out at once or not at all)."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -1,0 +1,1 @@
+"""An LLM that asks and judges (Appendix C)."""
