@@ -21,6 +21,7 @@ from blsp.data.data_dir import Utterance, read_data_dir, write_table
 from blsp.data.tasks import present_sets
 
 BLOCK = 500  # utterances in one archive: what a killed run loses at most, per process
+VERSION = 2  # of what an archive holds; raised where features are computed otherwise than before
 LOSSY = 2  # kaldiio's compression method "kSpeechFeature": 8 bits, per-column quantiles
 log = command.logger("features")
 
@@ -40,7 +41,7 @@ def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -
     stats = {u.wav: u.wav.stat() for u in utterances if u.wav.exists()}
     inputs = [(u.utt_id, str(u.wav), u.start, u.end, stats[u.wav].st_size, stats[u.wav].st_mtime_ns) for u in utterances
               if u.wav in stats]  # fmt: skip
-    settings = {"n_mels": n_mels, "window": window, "compress": compress}
+    settings = {"version": VERSION, "n_mels": n_mels, "window": window, "compress": compress}
     done = fingerprint([settings, inputs])
     info = folder / "feats.json"
     if info.exists() and (folder / "feats.scp").exists() and read_json(info).get("fingerprint") == done:
@@ -89,7 +90,7 @@ def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) 
             key = f"{u.utt_id} ".encode()
             offset = f.tell() + len(key)
             kaldiio.save_ark(f, {u.utt_id: features}, compression_method=LOSSY if settings["compress"] else None)
-            rows.append((u.utt_id, f"{ark}:{offset}", len(features)))
+            rows.append((u.utt_id, f"{ark}:{offset}", mel.valid_frames(features)))
     write_json(index, rows)
     return rows
 

@@ -91,10 +91,7 @@ class _Speech:
 
     @torch.inference_mode()
     def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
-        features = [mel.read_features(self.places[u]) for u in utt_ids]
-        device = self.model.device
-        n_frames = torch.tensor([len(f) for f in features], device=device)
-        speech = self.model.speech_embeds(torch.cat(features).to(device), n_frames)
+        speech = self.model.speech_embeds([mel.read_features(self.places[u]).to(self.model.device) for u in utt_ids])
         prompts = map(self.prompter.prompt, instructions)
         return [self.model.prompt_embeds(prompt, s) for prompt, s in zip(prompts, speech, strict=True)]
 

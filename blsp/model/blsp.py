@@ -24,15 +24,15 @@ from blsp.model.prompts import Prompt, Prompter
 class Batch:
     """What the loss of some utterances is computed from."""
 
-    features: torch.Tensor  # (sum of n_frames, n_mels) log-mel features, one utterance behind the other
-    n_frames: torch.Tensor  # (B,)
+    features: list[torch.Tensor]  # B log-mel features (n_frames_i + ECHO, n_mels), see mel.py
     prompts: list[Prompt]  # B, one for each utterance
     responses: list[list[int]]  # B, token ids, with the end of sequence where the response has ended
     transcripts: list[list[int]] = field(default_factory=list)  # B, token ids, where the LLM is its own teacher; else none
 
     def to(self, device: torch.device | str) -> Batch:
-        self.features = self.features.to(device, non_blocking=True)
-        self.n_frames = self.n_frames.to(device, non_blocking=True)
+        """One transfer for all utterances."""
+        lengths = [len(utterance) for utterance in self.features]
+        self.features = list(torch.cat(self.features).to(device, non_blocking=True).split(lengths))
         return self
 
 
@@ -102,12 +102,12 @@ class BLSP(nn.Module):
     def device(self) -> torch.device:
         return self.adapter.norm.weight.device
 
-    def speech_embeds(self, features: torch.Tensor, n_frames: torch.Tensor) -> list[torch.Tensor]:
+    def speech_embeds(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Embeddings of each utterance's speech in the LLM's space.
 
-        features (sum of n_frames, n_mels), n_frames (B,). Returns B tensors (n_embeds_i, d_llm) in the LLM's dtype.
+        features: B tensors (n_frames_i + ECHO, n_mels). Returns B tensors (n_embeds_i, d_llm) in the LLM's dtype.
         """
-        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features, n_frames)
+        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features)
         embeds = embeds.to(self.llm.dtype)
         return [row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True)]
 
@@ -122,7 +122,7 @@ class BLSP(nn.Module):
         (1 - kd_weight) * cross-entropy + kd_weight * kd_temperature^2 * divergence; elsewhere it is the cross-entropy alone,
         which can be compared with that of other models.
         """
-        speech = self.speech_embeds(batch.features, batch.n_frames)
+        speech = self.speech_embeds(batch.features)
         if not (self.training and self.kd_weight):
             return self.response_loss(speech, batch)
         logits = self.response_logits(speech, batch)
@@ -210,14 +210,14 @@ class BLSP(nn.Module):
 
 
 def embed_speech(
-    encoder: SpeechEncoder, adapter: Adapter, features: torch.Tensor, n_frames: torch.Tensor
+    encoder: SpeechEncoder, adapter: Adapter, features: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """features (sum of n_frames, n_mels), n_frames (B,). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each.
+    """features: B tensors (n_frames_i + ECHO, n_mels). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each.
 
     What is longer than the encoder's window is cut in pauses, and each piece passes encoder and adapter as if alone: no
     training utterance is longer, so neither has seen what stands at such a joint.
     """
-    cuts = [cut(utterance, encoder.window) for utterance in features.split(n_frames.tolist())]
+    cuts = [cut(utterance, encoder.window) for utterance in features]
     with torch.no_grad():
         states, n_states = encoder([piece for pieces in cuts for piece in pieces])  # (W, S, d_encoder), (W,)
     embeds, n_embeds = adapter(states, n_states)

@@ -21,17 +21,17 @@ QUIET = 0.01  # of scaled log-mel, 0.4 dB: moments that are as quiet as the quie
 def cut(features: torch.Tensor, window: int) -> list[torch.Tensor]:
     """Pieces of an utterance that fit into Whisper's window: an utterance that does not is cut in pauses, not in words.
 
-    features (n_frames, n_mels); window in feature frames. Returns pieces (n_i, n_mels) of an even number of frames, but for
-    the last. A piece ends in the second half of the window, where it is quietest; at the end of that pause, so that the
-    next piece begins with speech.
+    features (n_frames + ECHO, n_mels); window in feature frames. Returns pieces (n_i + ECHO, n_mels), n_i even but for the
+    last. A piece ends in the second half of the window, where it is quietest; at the end of that pause, so that the next piece
+    begins with speech. Behind a piece is its own silence, behind the last the utterance's echo.
     """
     pieces = []
-    while len(features) > window:
+    while mel.valid_frames(features) > window:
         loudness = features[:window].mean(1)[None]
         smooth = nn.functional.avg_pool1d(loudness, PAUSE, 1, PAUSE // 2, count_include_pad=False)[0, window // 2 :]
         end = window // 2 + int((smooth <= smooth.min() + QUIET).nonzero().max())
-        pieces.append(features[: end - end % STRIDE])
-        features = features[end - end % STRIDE :]
+        piece, features = features[: end - end % STRIDE], features[end - end % STRIDE :]
+        pieces.append(torch.cat([piece, mel.silence(piece).expand(mel.ECHO, piece.shape[1])]))
     return [*pieces, features]
 
 
@@ -67,16 +67,16 @@ class SpeechEncoder(nn.Module):
     def padded_length(self, n_frames: int) -> int:
         """Frames that pieces, the longest of `n_frames`, are padded to."""
         if self.padding == "batch":
-            # One state's worth of silence, for the convolutions to see behind the end as they do in a longer batch.
-            return min(n_frames + n_frames % STRIDE + STRIDE, self.window)
+            # One state's worth behind the end, the echo, for the convolutions to see as they do in a longer batch.
+            return min(n_frames + n_frames % STRIDE + mel.ECHO, self.window)
         return self.window
 
     def forward(self, pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """pieces: B tensors of features (n_frames_i, n_mels), of at most `window` frames.
+        """pieces: B tensors of features (n_frames_i + ECHO, n_mels), of at most `window` valid frames.
 
         Returns states (B, S, d_model), those of the longest piece, and n_states (B,), ceil(n_frames_i / STRIDE).
         """
-        n_frames = torch.tensor([len(piece) for piece in pieces], device=pieces[0].device)
+        n_frames = torch.tensor([mel.valid_frames(piece) for piece in pieces], device=pieces[0].device)
         padded = mel.pad(pieces, self.padded_length(int(n_frames.max()))).to(self.encoder.conv1.weight.dtype)
         if self.padding == "window":
             states = self.encoder(padded.transpose(1, 2)).last_hidden_state

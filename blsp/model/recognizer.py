@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ class Recognizer(nn.Module):
     def device(self) -> torch.device:
         return self.adapter.norm.weight.device
 
-    def log_probs(self, features: torch.Tensor, n_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """features (sum of n_frames, n_mels), n_frames (B,). Returns (B, N, pieces), and (B,) how many of the N are valid."""
-        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features, n_frames)
+    def log_probs(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """features: B tensors (n_frames_i + ECHO, n_mels). Returns (B, N, pieces), and (B,) how many of the N are valid."""
+        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features)
         return self.projector(embeds).float().log_softmax(-1), n_embeds
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
         """Summed CTC loss of the transcripts (scalar) and their number of pieces. Transcripts must fit (Vocabulary.fits)."""
-        log_probs, n_embeds = self.log_probs(batch.features, batch.n_frames)
+        log_probs, n_embeds = self.log_probs(batch.features)
         targets = torch.tensor([piece for r in batch.responses for piece in r], device=self.device)
         n_targets = torch.tensor([len(r) for r in batch.responses], device=self.device)
         loss = nn.functional.ctc_loss(
@@ -55,9 +56,8 @@ class Recognizer(nn.Module):
 
     @torch.inference_mode()
     def transcribe(self, features: list[torch.Tensor], beam: int = 1) -> list[str]:
-        """Transcripts of utterances (n_frames_i, n_mels): greedy with a beam of 1, else by prefix beam search."""
-        n_frames = torch.tensor([len(f) for f in features], device=self.device)
-        log_probs, n_embeds = self.log_probs(torch.cat(features).to(self.device), n_frames)
+        """Transcripts of utterances (n_frames_i + ECHO, n_mels): greedy with a beam of 1, else by prefix beam search."""
+        log_probs, n_embeds = self.log_probs([f.to(self.device) for f in features])
         rows = [row[:n] for row, n in zip(log_probs.cpu(), n_embeds.tolist(), strict=True)]
         return [self.vocabulary.text(greedy_search(row) if beam == 1 else prefix_beam_search(row, beam)[0]) for row in rows]
 

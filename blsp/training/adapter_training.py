@@ -183,8 +183,7 @@ class _Examples:
 
     def _answers(self, model: BLSP) -> dict[str, list[str]]:
         """What the LLM writes, by task."""
-        features = torch.cat(self.features).to(model.device)
-        speech = model.speech_embeds(features, torch.tensor([len(f) for f in self.features], device=model.device))
+        speech = model.speech_embeds([f.to(model.device) for f in self.features])
         keys = [u.utt_id for u in self.utterances]
         answers = {}
         for name, task in self.tasks.items():

@@ -54,7 +54,7 @@ class Lines:
 
 
 def speech_length(n_frames: Any) -> Any:
-    """Speech embeddings that utterances of `n_frames` feature frames (an integer, or an array of them) become."""
+    """Speech embeddings that utterances of `n_frames` valid feature frames (an integer, or an array of them) become."""
     return adapter_length((n_frames + STRIDE - 1) // STRIDE)
 
 
@@ -110,7 +110,7 @@ class Pairs:
         return len(self.lines)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Features (n_frames, n_mels) and the response's row."""
+        """Features (n_frames + ECHO, n_mels) and the response's row."""
         line = int(self.lines[i])
         return mel.read_features(self.feats[line].partition(" ")[2]), json.loads(self.responses[line])
 
@@ -166,8 +166,7 @@ class AlignmentData(Dataset):
             responses.append(self.prompter.response(row["response"], ended=row["finish_reason"] == "stop"))
             if self.normalize:
                 transcripts.append(self.prompter.content(self.normalize(row["transcript"])))
-        n_frames = torch.tensor([len(f) for f in features])
-        return Batch(torch.cat(features), n_frames, prompts, responses, transcripts)
+        return Batch(features, prompts, responses, transcripts)
 
 
 class StepSampler(Sampler):

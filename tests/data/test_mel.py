@@ -74,10 +74,23 @@ def test_equals_whispers_extractor_on_silence_and_clicks() -> None:
     check(late)
 
 
-def test_frames_that_see_no_audio_are_not_kept() -> None:
-    for n_samples in (1600, 8000, 16000, 31000):
-        n_frames = len(mel.log_mel(speechlike(n_samples), 80, 2))
-        assert n_samples / 160 <= n_frames <= (n_samples + 200) / 160 + 1
+@pytest.mark.parametrize("n_samples", [1, 159, 160, 161, 1600, 1601, 8000, 8080, 15999, 31679, 31681, 31840, 31841, 32000])
+def test_valid_frames_are_those_of_whispers_attention_mask(n_samples: int) -> None:
+    features = torch.from_numpy(mel.log_mel(speechlike(n_samples), 80, 2))
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=2)
+    mask = extractor(speechlike(n_samples), sampling_rate=RATE, return_attention_mask=True).attention_mask[0]
+    assert mel.valid_frames(features) == sum(mask) == -(-n_samples // 160)
+    assert features.shape == (sum(mask) + mel.ECHO, 80)
+
+
+def test_the_echo_behind_the_valid_frames_is_all_that_is_not_silence() -> None:
+    for n_samples in range(8000, 8160, 7):
+        audio = speechlike(n_samples)
+        audio[-1] = 1.0  # a click, heard by every frame that reaches it
+        features = torch.from_numpy(mel.log_mel(audio, 80, 2))
+        behind = torch.from_numpy(whispers(audio, 80, 2))[len(features) :]
+        torch.testing.assert_close(behind, mel.silence(features).expand_as(behind), atol=1e-5, rtol=0)
+        assert (features[-mel.ECHO] > mel.silence(features)).any()
 
 
 def test_padding_keeps_each_utterances_own_silence() -> None:
@@ -109,7 +122,7 @@ def test_an_archive_reproduces_whispers_extractor(folder: Path) -> None:
     for utt_id, unpadded in read(folder).items():
         audio, _ = soundfile.read(folder.parent / f"{utt_id[2:]}.wav", dtype="float32")
         np.testing.assert_allclose(mel.pad([unpadded], 200)[0].numpy(), whispers(audio, 80, 2), atol=1e-5, rtol=0)
-        assert str(len(unpadded)) == read_table(folder / "utt2num_frames")[utt_id]
+        assert str(mel.valid_frames(unpadded)) == read_table(folder / "utt2num_frames")[utt_id] == str(-(-len(audio) // 160))
 
 
 def test_compressed_archives_are_smaller_and_near(folder: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from conftest import SENTENCES, World
 
 from blsp.base.files import InputError, read_json, write_json
+from blsp.data import mel
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, Batch, choose_dtype, load_llm
 from blsp.model.encoder import SpeechEncoder, cut
@@ -35,17 +36,14 @@ def model(request: pytest.FixtureRequest, world: World) -> BLSP:
 
 def make_batch(model: BLSP, instructions: list[str], lengths: tuple[int, ...] = LENGTHS) -> Batch:
     random = torch.Generator().manual_seed(1)
-    features = torch.rand(sum(lengths), 80, generator=random) * 2 - 1
+    features = [torch.rand(n + mel.ECHO, 80, generator=random) * 2 - 1 for n in lengths]
     prompts = [model.prompter.prompt(instructions[i % len(instructions)]) for i in range(len(lengths))]
     responses = [model.prompter.response(SENTENCES[7 * i][: 9 + 5 * i], ended=i % 2 == 0) for i in range(len(lengths))]
-    return Batch(features, torch.tensor(lengths), prompts, responses)
+    return Batch(features, prompts, responses)
 
 
 def singles(batch: Batch) -> list[Batch]:
-    features = batch.features.split(batch.n_frames.tolist())
-    return [
-        Batch(f, n[None], [p], [r]) for f, n, p, r in zip(features, batch.n_frames, batch.prompts, batch.responses, strict=True)
-    ]
+    return [Batch([f], [p], [r]) for f, p, r in zip(batch.features, batch.prompts, batch.responses, strict=True)]
 
 
 def joint_loss(model: BLSP, instruction: str, transcript: str, response: list[int]) -> float:
@@ -78,9 +76,9 @@ def test_word_embeddings_in_place_of_speech_give_the_text_only_loss(world: World
 @torch.no_grad()
 def test_speech_embeddings_do_not_depend_on_the_batch(model: BLSP) -> None:
     batch = make_batch(model, [REPEAT])
-    together = model.speech_embeds(batch.features, batch.n_frames)
+    together = model.speech_embeds(batch.features)
     for row, single in zip(together, singles(batch), strict=True):
-        (alone,) = model.speech_embeds(single.features, single.n_frames)
+        (alone,) = model.speech_embeds(single.features)
         assert row.shape == alone.shape
         torch.testing.assert_close(row, alone, atol=1e-5, rtol=0)
 
@@ -88,11 +86,11 @@ def test_speech_embeddings_do_not_depend_on_the_batch(model: BLSP) -> None:
 @torch.no_grad()
 def test_what_is_longer_than_the_window_is_embedded_piece_by_piece(model: BLSP) -> None:
     batch = make_batch(model, [REPEAT], lengths=(250, 57, 200, 471))
-    together = model.speech_embeds(batch.features, batch.n_frames)
-    for row, utterance in zip(together, batch.features.split(batch.n_frames.tolist()), strict=True):
+    together = model.speech_embeds(batch.features)
+    for row, utterance in zip(together, batch.features, strict=True):
         pieces = cut(utterance, 200)
-        assert len(pieces) > 1 or len(utterance) <= 200
-        alone = [model.speech_embeds(piece, torch.tensor([len(piece)]))[0] for piece in pieces]
+        assert len(pieces) > 1 or mel.valid_frames(utterance) <= 200
+        alone = [model.speech_embeds([piece])[0] for piece in pieces]
         torch.testing.assert_close(row, torch.cat(alone), atol=1e-5, rtol=0)
 
 
@@ -121,7 +119,7 @@ def test_gradients_do_not_depend_on_the_batch(world: World) -> None:
 def test_generated_ids_do_not_depend_on_the_batch(model: BLSP) -> None:
     batch = make_batch(model, [REPEAT, CONTINUE])
     with torch.no_grad():
-        speech = model.speech_embeds(batch.features, batch.n_frames)
+        speech = model.speech_embeds(batch.features)
         prompts = [model.prompt_embeds(p, s) for p, s in zip(batch.prompts, speech, strict=True)]
     keys = ["a", "b", "c", "d"]
     for decoding in (Decoding(12), Decoding(12, temperature=1.0, top_p=0.9), Decoding(8, num_beams=3)):
@@ -187,7 +185,7 @@ def test_bf16_trains_and_generates(world: World) -> None:
     assert torch.isfinite(loss)
     assert loss.dtype == model.adapter.down.weight.grad.dtype == torch.float32
     with torch.no_grad():
-        speech = model.speech_embeds(batch.features, batch.n_frames)
+        speech = model.speech_embeds(batch.features)
     prompts = [model.prompt_embeds(p, s) for p, s in zip(batch.prompts, speech, strict=True)]
     assert len(generate(model.llm, model.prompter.tokenizer, prompts, Decoding(4), list("abcd"))) == 4
 

@@ -19,7 +19,7 @@ from blsp.base.config import load_config
 from blsp.base.files import InputError, read_json, read_jsonl
 from blsp.bin.train import _settings
 from blsp.data.data_dir import read_table
-from blsp.data.mel import read_features
+from blsp.data.mel import ECHO, read_features
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, Batch
 from blsp.model.ctc import BLANK, Vocabulary, greedy_search, prefix_beam_search, train_vocabulary
@@ -27,7 +27,7 @@ from blsp.model.encoder import SpeechEncoder
 from blsp.model.recognizer import Recognizer
 from blsp.training.dataset import UNFIT, AlignmentData
 
-LENGTHS = (64, 200, 65, 130)  # feature frames; 4, 13, 5 and 9 adapter states
+LENGTHS = (64, 200, 65, 130)  # valid feature frames; 4, 13, 5 and 9 adapter states
 TEXTS = ("the farmer", "a doctor finds the broken clock", "at home", "the the a")
 
 
@@ -42,9 +42,10 @@ def build(world: World, vocabulary: Vocabulary, padding: str = "window") -> Reco
 
 
 def make_batch(vocabulary: Vocabulary) -> Batch:
-    features = torch.rand(sum(LENGTHS), 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    random = torch.Generator().manual_seed(1)
+    features = [torch.rand(n + ECHO, 80, generator=random) * 2 - 1 for n in LENGTHS]
     prompts = [vocabulary.prompt("")] * len(LENGTHS)
-    return Batch(features, torch.tensor(LENGTHS), prompts, [vocabulary.response(text) for text in TEXTS])
+    return Batch(features, prompts, [vocabulary.response(text) for text in TEXTS])
 
 
 def random_log_probs(n_states: int, n_pieces: int, seed: int) -> torch.Tensor:
@@ -112,8 +113,8 @@ def test_the_loss_of_a_batch_is_torchs_loss_of_single_utterances(world: World, v
     model, batch = build(world, vocabulary, padding), make_batch(vocabulary)
     loss, n_targets = model(batch)
     expected = torch.zeros(())
-    for features, target in zip(batch.features.split(LENGTHS), batch.responses, strict=True):
-        log_probs, n_states = model.log_probs(features, torch.tensor([len(features)]))
+    for utterance, target in zip(batch.features, batch.responses, strict=True):
+        log_probs, n_states = model.log_probs([utterance])
         assert log_probs.shape[1] == int(n_states)
         expected = expected + torch.nn.functional.ctc_loss(
             log_probs[0], torch.tensor(target), n_states[0], torch.tensor(len(target)), reduction="sum"
@@ -125,7 +126,7 @@ def test_the_loss_of_a_batch_is_torchs_loss_of_single_utterances(world: World, v
 @pytest.mark.parametrize("beam", [1, 3])
 def test_transcripts_do_not_depend_on_the_batch(world: World, vocabulary: Vocabulary, beam: int) -> None:
     model, batch = build(world, vocabulary), make_batch(vocabulary)
-    features = list(batch.features.split(LENGTHS))
+    features = batch.features
     together = model.transcribe(features, beam)
     assert together == [model.transcribe([f], beam)[0] for f in features]
     assert any(together)
@@ -143,7 +144,7 @@ def test_adapter_and_projector_learn_and_the_encoder_stays(world: World, vocabul
         optimizer.zero_grad()
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) == name.startswith("encoder."), name
-    features = list(batch.features.split(LENGTHS))
+    features = batch.features
     assert model.eval().transcribe(features, 1) == model.transcribe(features, 4) == list(TEXTS)
 
 

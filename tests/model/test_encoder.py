@@ -13,12 +13,12 @@ from blsp.base.files import InputError
 from blsp.data import mel
 from blsp.model.encoder import SpeechEncoder, cut, load_recognizer
 
-LENGTHS = (1, 10, 57, 58, 163, 198, 199, 200)  # feature frames; the window has 200
+LENGTHS = (1, 10, 57, 58, 163, 198, 199, 200)  # valid feature frames; the window has 200
 
 
 def utterances(*lengths: int) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(sum(lengths))
-    return [torch.rand(n, 80, generator=random) * 2 - 1 for n in lengths]
+    return [torch.rand(n + mel.ECHO, 80, generator=random) * 2 - 1 for n in lengths]
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def test_a_batch_gives_what_single_utterances_give(encoder: SpeechEncoder) -> No
         batch = utterances(*lengths)
         for together, utterance in zip(encode(encoder, batch), batch, strict=True):
             alone = encode(encoder, [utterance])[0]
-            assert together.shape == (-(-len(utterance) // 2), 16)
+            assert together.shape == (-(-mel.valid_frames(utterance) // 2), 16)
             torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
@@ -66,12 +66,12 @@ def test_batch_padding_gives_the_states_of_a_whisper_with_that_window(world: Wor
     weights = encoder.encoder.state_dict()
     weights["embed_positions.weight"] = weights["embed_positions.weight"][: n_frames // 2]
     shorter.load_state_dict(weights)
-    if n_frames < 200:  # behind it the first convolution sees silence, not the zeros that it adds itself
-        shorter.conv1.register_forward_pre_hook(lambda _, args: (torch.cat([args[0], silence], dim=2),))
+    if n_frames < 200:  # behind it the first convolution sees the echo, not the zeros that it adds itself
+        shorter.conv1.register_forward_pre_hook(lambda _, args: (torch.cat([args[0], echo], dim=2),))
         shorter.conv1.register_forward_hook(lambda _, __, output: output[..., :n_frames])
-        silence = mel.silence(utterance).expand(1, 80, 1)
+        echo = utterance[n_frames : n_frames + 1].T[None]
     with torch.no_grad():
-        expected = shorter(utterance.T[None]).last_hidden_state[0]
+        expected = shorter(utterance[:n_frames].T[None]).last_hidden_state[0]
     torch.testing.assert_close(encode(encoder, [utterance])[0], expected, atol=1e-5, rtol=0)
 
 
@@ -79,11 +79,13 @@ def test_long_utterances_are_cut_at_the_end_of_a_pause_of_the_second_half() -> N
     (long,) = utterances(700)
     for begin, end in ((30, 60), (120, 160), (190, 195), (310, 335)):  # too early; found; a stop; found
         long[begin:end] = -1.5
-    assert [len(piece) for piece in cut(long, 200)[:2]] == [156, 174]  # half of the average before the speech
+    assert [mel.valid_frames(piece) for piece in cut(long, 200)[:2]] == [156, 174]  # half of the average before the speech
     pieces = cut(long, 200)
-    assert torch.equal(torch.cat(pieces), long)
-    assert all(100 <= len(piece) <= 200 and len(piece) % 2 == 0 for piece in pieces[:-1])
-    assert [len(piece) for piece in cut(long[:200], 200)] == [200]
+    assert torch.equal(torch.cat([*(piece[: -mel.ECHO] for piece in pieces[:-1]), pieces[-1]]), long)
+    for piece in pieces[:-1]:
+        assert 100 <= mel.valid_frames(piece) <= 200 and len(piece) % 2 == 0
+        assert torch.equal(piece[-mel.ECHO :], mel.silence(piece[: -mel.ECHO]).expand(mel.ECHO, 80))
+    assert torch.equal(cut(long[:202], 200)[0], long[:202]) and len(cut(long[:202], 200)) == 1
 
 
 def test_batch_padding_costs_no_more_than_the_longest(world: World) -> None:

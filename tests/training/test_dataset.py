@@ -43,10 +43,9 @@ def test_a_batch_holds_the_features_prompt_and_response_of_each_utterance(prepar
     assert len(data) == len(rows) == 48
     key = (47, 0, 13, 30)
     batch = data[key]
-    features = batch.features.split(batch.n_frames.tolist())
     for i, number in enumerate(key):
         row = rows[number]
-        assert torch.equal(features[i], read_features(places[row["utt_id"]]))
+        assert torch.equal(batch.features[i], read_features(places[row["utt_id"]]))
         assert batch.prompts[i] == data.prompter.prompt(row["instruction"])
         assert batch.responses[i] == data.prompter.response(row["response"], row["finish_reason"] == "stop")
 

@@ -10,6 +10,7 @@ from conftest import SENTENCES, World, run_program
 from transformers import AutoTokenizer
 
 from blsp.base.files import InputError, read_jsonl
+from blsp.data.mel import ECHO
 from blsp.data.normalization import normalizer
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, Batch, divergence, load_llm
@@ -17,7 +18,7 @@ from blsp.model.encoder import SpeechEncoder
 from blsp.model.prompts import Prompter
 from blsp.training.dataset import AlignmentData
 
-LENGTHS = (13, 64, 65, 200)  # feature frames
+LENGTHS = (13, 64, 65, 200)  # valid feature frames
 ONE, TWO = ["Please repeat the following words."], ["Please repeat the following words.", "Continue the following text."]
 
 
@@ -30,17 +31,18 @@ def build(world: World, weight: float, temperature: float = 2.0) -> BLSP:
 
 
 def make_batch(model: BLSP, instructions: list[str]) -> Batch:
-    features = torch.rand(sum(LENGTHS), 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    random = torch.Generator().manual_seed(1)
+    features = [torch.rand(n + ECHO, 80, generator=random) * 2 - 1 for n in LENGTHS]
     prompts = [model.prompter.prompt(instructions[i % len(instructions)]) for i in range(len(LENGTHS))]
     responses = [model.prompter.response(SENTENCES[7 * i][: 9 + 5 * i], ended=i % 2 == 0) for i in range(len(LENGTHS))]
     transcripts = [model.prompter.content(SENTENCES[11 * i][: 30 - 5 * i]) for i in range(len(LENGTHS))]
-    return Batch(features, torch.tensor(LENGTHS), prompts, responses, transcripts)
+    return Batch(features, prompts, responses, transcripts)
 
 
 def by_hand(model: BLSP, batch: Batch, temperature: float) -> tuple[float, float]:
     """Cross-entropy and divergence, each utterance by itself, in whole sequences without a cache."""
     cross_entropy = kl = 0.0
-    speech = model.speech_embeds(batch.features, batch.n_frames)
+    speech = model.speech_embeds(batch.features)
     for content, prompt, response, words in zip(speech, batch.prompts, batch.responses, batch.transcripts, strict=True):
         rows = []
         for middle in (content, model.word_embeds(words)):
@@ -95,8 +97,8 @@ def test_gradients_reach_the_adapter_alone(world: World) -> None:
 def test_weight_zero_computes_nothing_and_changes_nothing(world: World) -> None:
     off, on = build(world, 0.0).train(), build(world, 0.5)
     batch = make_batch(off, ONE)
-    loss, n_targets = off(Batch(batch.features, batch.n_frames, batch.prompts, batch.responses))  # no transcripts at all
-    expected, n = off.response_loss(off.speech_embeds(batch.features, batch.n_frames), batch)
+    loss, n_targets = off(Batch(batch.features, batch.prompts, batch.responses))  # no transcripts at all
+    expected, n = off.response_loss(off.speech_embeds(batch.features), batch)
     assert torch.equal(loss, expected)
     assert n == n_targets
     assert off.reported == {}
