@@ -22,6 +22,8 @@ setup(
         "soundfile==0.14.0",
         "soxr==1.1.0",
         "whisper-normalizer==0.1.15",
+        "langcodes==3.5.1",
+        "regex==2026.11.19",
         "sacrebleu==2.6.0",
         "jiwer==4.0.0",
         "tensorboard==2.21.0",

@@ -17,6 +17,7 @@ from typing import Any
 from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, fingerprint, model_fingerprint, read_jsonl
+from blsp.data import normalization
 from blsp.data.data_dir import read_table
 from blsp.data.tasks import present_sets
 from blsp.qa.chat_client import CACHE, ChatModel
@@ -73,7 +74,7 @@ def _behaviour(name: str, config: dict[str, Any]) -> dict[str, Any]:
     if spec.get("response") not in RESPONSES:
         raise InputError(f"behaviour '{name}': response '{spec.get('response')}' is not one of {', '.join(RESPONSES)}")
     behaviour = {"name": name, "response": spec["response"], "instructions": instructions_of(name, spec),
-                 "normalizer": config["normalizer"]}  # fmt: skip
+                 "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}  # fmt: skip
     if spec["response"] == "generate":
         behaviour |= {"decoding": config["generation"], "refusals": config["refusals"]}
         behaviour |= {"llm": model_fingerprint(config["llm"]), "template": config["template"]}

@@ -15,6 +15,7 @@ from typing import Any
 from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
+from blsp.data import normalization
 from blsp.data.tasks import Job, instruction_of, task_sets
 
 log = command.logger("decode")
@@ -87,7 +88,8 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if source == "speech":
         settings["model"] = model_fingerprint(model)
     else:
-        settings |= {key: config[key] for key in ("template", "normalizer")} | {"llm": model_fingerprint(config["llm"])}
+        settings |= {key: config[key] for key in ("template", "normalizer")} | {"normal_forms": normalization.VERSION}
+        settings["llm"] = model_fingerprint(config["llm"])
     if source == "whisper":
         settings |= {"recognizer": model_fingerprint(config["encoder"]), "language": config["source_language"]}
     if source == "ctc":

@@ -30,7 +30,7 @@ METRICS = {
     "exact_match": "exact match",
     "accept_rate": "accept rate",
 }
-VERSION = 2  # of what a score.json holds; raised where scores are computed otherwise than before
+VERSION = 3  # of what a score.json holds; raised where scores are computed otherwise than before
 
 
 def main() -> None:
@@ -82,7 +82,13 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
     elif spec["metric"] == "bleu":
         transcripts = read_table(data / "text")
         sources = [transcripts[row["utt_id"]] for row in rows]
-        values = metrics.bleu(references, hypotheses, sources, spec["reference"].rpartition(".")[2])
+        language = spec["reference"].rpartition(".")[2]
+        try:
+            values = metrics.bleu(references, hypotheses, sources, language, spec.get("tokenizer", ""))
+        except InputError as e:
+            raise InputError(f"task {task}, reference {spec['reference']}: {e}") from None
+        if "tok:char|" in values["signature"]:
+            log.info(f"{hyp}: BLEU counts characters (SacreBLEU's char), for '{language}' has no blanks between its words")
     elif spec["metric"] == "accuracy":
         values = metrics.accuracy(references, hypotheses, spec["labels"])
     elif spec["metric"] == "exact_match":

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 import codecs
 import csv
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blsp.base.files import InputError
+from blsp.data.writing import clean
 
 mended: Counter[str] = Counter()  # what was odd but usable -> how often
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 HEAD = 4096  # bytes that decide the encoding
 csv.field_size_limit(1 << 30)  # characters; the default of 131,072 is an error, not a limit
-
-LINE_BREAKS = "\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-SPACES = "\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-ZERO_WIDTH = "\u00ad\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff"
-DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-MARKS = {
-    "line separators": (re.compile(f"[{LINE_BREAKS}]+"), " "),
-    "no-break and wide spaces": (re.compile(f"[{SPACES}]+"), " "),
-    "tabs": (re.compile("\t+"), " "),
-    "zero-width marks": (re.compile(f"[{ZERO_WIDTH}]+"), ""),
-    "bidirectional marks": (re.compile(f"[{DIRECTIONS}]+"), ""),
-    "control characters": (re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f]+"), ""),
-}
-ODD = re.compile(f"[\x00-\x1f\x7f-\x9f{SPACES}{ZERO_WIDTH}{DIRECTIONS}{LINE_BREAKS}]|  |^ | $")
 
 
 @dataclass(frozen=True)
@@ -155,14 +141,5 @@ def glob(folder: str | Path, pattern: str) -> list[Path]:
 
 
 def clean_text(text: str) -> str:
-    """A text on one line: odd spaces and separators become one space, invisible marks go; words and case stay.
-
-    What was mended is counted in `mended`. Nothing is normalized (NFC or otherwise).
-    """
-    if not ODD.search(text):
-        return text
-    for name, (pattern, replacement) in MARKS.items():
-        text, times = pattern.subn(replacement, text)
-        if times:
-            mended[f"texts with {name}"] += 1
-    return " ".join(part for part in text.split(" ") if part)
+    """`clean`, with a count of what was mended in `mended`: what stage 0 does to transcripts, translations and labels."""
+    return clean(text, mended)

@@ -54,7 +54,7 @@ Sets = Mapping[str, Callable[[], Iterable[Found | Rejected]]]
 Parser = Callable[[Path], Sets]
 
 
-VERSION = 1  # raised when other files are to be written for the same corpus
+VERSION = 2  # raised when other files are to be written for the same corpus
 WINDOW = 30.0  # seconds: of all of OpenAI's Whisper encoders
 MIN_SECONDS = 0.1  # shorter audio holds no word
 RESERVED = re.compile(r"(?<!\w)(<s>|</s>|#0)(?!\w)")  # Kaldi's validate_data_dir.sh refuses them in text

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import jiwer
+import regex
 import sacrebleu
 
 from blsp.base.files import InputError
 from blsp.data.normalization import normalizer
+from blsp.data.writing import UNSPACED_SCRIPTS, apostrophes, clean, is_unspaced, script_of
 
-TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # SacreBLEU's, by target language; "13a" for all others
+TOKENIZERS = {"Hani": "zh", "Jpan": "ja-mecab", "Kore": "ko-mecab"}  # SacreBLEU's, by the target language's script
+
+ENDS = regex.compile(r"^[\s\p{Quotation_Mark}\p{Sentence_Terminal}]+|[\s\p{Quotation_Mark}\p{Sentence_Terminal}]+$")
 
 
-def tokenizer(language: str) -> str:
-    """SacreBLEU's tokenizer for a target language: "de", "zh-CN", "sv-SE"."""
-    return TOKENIZERS.get(re.split("[-_]", language)[0].lower(), "13a")
+def tokenizer(language: str, references: Sequence[str] = ()) -> str:
+    """SacreBLEU's tokenizer for a target language: "de", "zh-CN", "zho_Hans", "cmn", "th", "jv-Java"; MSLT's "ch", "jp".
+
+    "13a" splits at blanks. A script without them and without a tokenizer of its own gets "char", in which every character is
+    a word; so does a language whose references turn out to be in such a script. (SacreBLEU's flores200 would download its
+    model, and scores may not hang on who is online; a task can name it as its `tokenizer`.)
+    Raises InputError where `language` is no language code.
+    """
+    script = script_of(language)
+    if script in TOKENIZERS:
+        return TOKENIZERS[script]
+    return "char" if script in UNSPACED_SCRIPTS or is_unspaced(references) else "13a"
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normalization: str) -> dict[str, Any]:
-    """WER in percent over all words, both sides normalized, with its three kinds of errors.
+    """WER in percent over all words, both sides cleaned and normalized, with its three kinds of errors.
 
     `n` are the references that were scored, `no_words` those that normalization left without a word ("um").
     """
     normalize = normalizer(normalization)
-    references, hypotheses = [normalize(r) for r in references], [normalize(h) for h in hypotheses]
+    references, hypotheses = [normalize(clean(r)) for r in references], [normalize(clean(h)) for h in hypotheses]
     scored = [(r, h) for r, h in zip(references, hypotheses, strict=True) if r]
     if not scored:
         raise InputError(f"no reference has a word after normalization by {normalization}")
@@ -44,22 +58,32 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], normal
     }
 
 
-def bleu(references: Sequence[str], hypotheses: Sequence[str], sources: Sequence[str], language: str) -> dict[str, Any]:
+def bleu(
+    references: Sequence[str], hypotheses: Sequence[str], sources: Sequence[str], language: str, tokenize: str = ""
+) -> dict[str, Any]:
     """Corpus BLEU and chrF with their signatures; "copy" is the BLEU of leaving the source as it is.
 
-    `language` is the target's, which names the tokenizer. Raises InputError where there is nothing to score, or where the
-    tokenizer needs a package that is not installed.
+    `language` is the target's, which names the tokenizer, unless `tokenize` does. Marks that show nothing are gone from all
+    texts. Raises InputError where there is nothing to score, or where the tokenizer is unknown or needs what is not installed.
     """
     if not references:
         raise InputError("there is nothing to score")
     if not len(references) == len(hypotheses) == len(sources):
         raise ValueError(f"{len(references)} references, {len(hypotheses)} hypotheses, {len(sources)} sources")
+    references, hypotheses, sources = ([clean(text) for text in texts] for texts in (references, hypotheses, sources))
+    name = tokenize or tokenizer(language, references)
+    if name not in sacrebleu.BLEU.TOKENIZERS:
+        raise InputError(f"tokenizer '{name}' is not one of SacreBLEU's: {', '.join(map(str, sacrebleu.BLEU.TOKENIZERS))}")
     try:
-        metric, chrf = sacrebleu.BLEU(tokenize=tokenizer(language)), sacrebleu.CHRF()
+        metric, chrf = sacrebleu.BLEU(tokenize=name), sacrebleu.CHRF()
     except RuntimeError:
-        extra = tokenizer(language)[:2]
         raise InputError(
-            f"BLEU into '{language}' counts words of the tokenizer {tokenizer(language)}; pip install 'sacrebleu[{extra}]'"
+            f"BLEU into '{language}' counts words of the tokenizer {name}; pip install 'sacrebleu[{name[:2]}]'"
+        ) from None
+    except OSError as e:
+        raise InputError(
+            f"the model of SacreBLEU's tokenizer {name} cannot be downloaded ({e}); without `tokenizer: {name}` the task's"
+            f" BLEU needs none"
         ) from None
     score, chrf_score = metric.corpus_score(hypotheses, [references]), chrf.corpus_score(hypotheses, [references])
     signature, chrf_signature = str(metric.get_signature()), str(chrf.get_signature())
@@ -76,7 +100,7 @@ def bleu(references: Sequence[str], hypotheses: Sequence[str], sources: Sequence
 def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Classification accuracy in percent.
 
-    accuracy   strict: the answer is the label, but for case and final punctuation
+    accuracy   strict: the answer is the label, but for case, apostrophes, quotation marks around it and final punctuation
     lenient    the answer contains the right label and no other
     no_label   share of answers that contain no label at all
     majority   what always answering the most frequent label, majority_label, would give
@@ -139,4 +163,5 @@ def accept_rate(verdicts: Sequence[str | None]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().strip(" \t\n.!?\"'").split())
+    text = unicodedata.normalize("NFC", apostrophes(clean(text)).lower())
+    return " ".join(ENDS.sub("", text).split())

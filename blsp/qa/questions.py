@@ -12,6 +12,7 @@ from typing import Any
 from blsp.base import command
 from blsp.base.files import InputError, file_fingerprint, fingerprint, read_jsonl, write_jsonl
 from blsp.data.data_dir import read_table, write_table
+from blsp.data.normalization import VERSION as NORMAL_FORMS
 from blsp.data.normalization import normalizer
 from blsp.qa.chat_client import Cache, ChatModel, ask
 
@@ -68,7 +69,7 @@ def write_questions(folder: Path, settings: Questions, model: ChatModel, cache: 
         raise InputError(f"{table_path}: is there, and was not written by this stage, whose {rows_path.name} is not beside it;"
                          " name another table in questions.table, or remove it")  # fmt: skip
     text = read_table(folder / "text")
-    done = fingerprint([LISTING_1, asdict(settings), model.signature(), file_fingerprint(folder / "text")])
+    done = fingerprint([LISTING_1, asdict(settings), NORMAL_FORMS, model.signature(), file_fingerprint(folder / "text")])
     if rows_path.exists() and table_path.exists():
         rows = read_jsonl(rows_path)
         if rows and all(row["fingerprint"] == done for row in rows) and read_table(table_path) == _table(rows):

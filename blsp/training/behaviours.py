@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 
 from blsp.base import command
@@ -14,6 +17,7 @@ from blsp.base.files import file_fingerprint, fingerprint
 from blsp.base.journal import Journal
 from blsp.data.data_dir import read_table
 from blsp.data.normalization import normalizer
+from blsp.data.writing import apostrophes, clean
 from blsp.model import generation
 from blsp.model.blsp import choose_dtype, load_llm
 from blsp.model.generation import Decoding
@@ -22,6 +26,7 @@ from blsp.model.prompts import Prompter
 log = command.logger("continuation")
 
 Row = dict[str, Any]
+MARKUP = regex.compile(r"^[^\p{L}\p{N}]+|[*_#]+")  # of Markdown, and whatever else stands before the first letter
 
 
 def respond(
@@ -77,6 +82,16 @@ def _repeat(row: Row, behaviour: dict[str, Any]) -> Row:
     return {**row, "response": text, "finish_reason": "stop" if text else "empty"}
 
 
+def is_refusal(response: str, openings: Iterable[str]) -> bool:
+    """Whether a response begins with one of `openings`, whatever its case, apostrophes, and the quotes or markup before it."""
+    return _opening(response).startswith(tuple(filter(None, map(_opening, openings))))
+
+
+def _opening(text: str) -> str:
+    plain = unicodedata.normalize("NFKC", apostrophes(clean(text))).casefold()
+    return " ".join(MARKUP.sub("", plain).split())
+
+
 class _Writer:
     """The LLM at work."""
 
@@ -100,7 +115,6 @@ class _Writer:
         keys = [row["utt_id"] for row, _ in full]
         generated = generation.generate(self.llm, self.prompter.tokenizer, prompts, decoding, keys)
         for (row, _), g in zip(full, generated, strict=True):
-            refused = g.text.lower().startswith(tuple(behaviour["refusals"]))
-            reason = "refusal" if refused else g.finish_reason if g.text else "empty"
+            reason = "refusal" if is_refusal(g.text, behaviour["refusals"]) else g.finish_reason if g.text else "empty"
             finished.append({**row, "response": g.text, "finish_reason": reason})
         return finished

@@ -13,6 +13,8 @@ from conftest import ROOT, World, call, mtimes, run_program
 from blsp.base.files import InputError, read_jsonl
 from blsp.bin.continuation import instructions_of
 from blsp.data.data_dir import read_table, write_table
+from blsp.data.writing import APOSTROPHES
+from blsp.training.behaviours import is_refusal
 
 SET = "train_clean_100"
 
@@ -125,6 +127,24 @@ def test_empty_transcripts_and_refusals_are_named_and_no_targets(prepared: World
     repeated = {r["utt_id"]: r for r in read_jsonl(bare.data / SET / "responses.repetition.jsonl")}
     assert repeated[empty]["finish_reason"] == "empty"
     assert sum(r["finish_reason"] == "empty" for r in rows.values()) == 1
+
+
+@pytest.mark.parametrize("mark", APOSTROPHES)
+@pytest.mark.parametrize("before", ["", "“", "‘", " \n", "**", "> *", "# ", "😔 ", "\ufeff"])
+def test_refusals_are_seen_through_apostrophes_quotes_and_markup(mark: str, before: str) -> None:
+    refusals = ["i'm sorry", "sorry,", "i can’t"]
+    for response in (
+        f"I{mark}m sorry, but",
+        f"I{mark}M  SORRY",
+        "Sorry, I",
+        "Sorry**, I",
+        f"I can{mark}t hear",
+        "Ｓｏｒｒｙ，",
+    ):
+        assert is_refusal(before + response, refusals)
+    for response in ("Sorry tales of old", "I am here", "", "Well, I'm sorry"):
+        assert not is_refusal(before + response, refusals)
+    assert not is_refusal("anything", ["", "...", "“"])
 
 
 def test_one_of_many_instructions_is_chosen_for_each_utterance(bare: World) -> None:

@@ -97,6 +97,22 @@ def test_an_unknown_metric_is_refused_with_the_list(exp) -> None:
         score(exp, "--tasks.asr.metric=cer")
 
 
+def test_bleu_says_where_it_counts_characters_and_takes_another_tokenizer(exp, caplog: pytest.LogCaptureFixture) -> None:
+    thai, chars = "--tasks.translation.reference=translation.th", r"tok:char\|"
+    with caplog.at_level("INFO"):
+        score(exp, thai)
+    assert "BLEU counts characters (SacreBLEU's char), for 'th' has no blanks between its words" in caplog.text
+    assert re.search(chars, values(exp, "translation")["signature"])
+    exp[0].config.write_text(exp[0].config.read_text().replace("metric: bleu", "metric: bleu, tokenizer: intl"))
+    score(exp, thai)
+    assert "tok:intl" in values(exp, "translation")["signature"]
+
+
+def test_what_is_no_language_is_named_with_task_and_table(exp) -> None:
+    with pytest.raises(InputError, match="task translation, reference translation.xx: 'xx' is not a language code"):
+        score(exp, "--tasks.translation.reference=translation.xx")
+
+
 def test_whispers_transcripts_are_scored_beside_the_tasks(exp) -> None:
     path = exp[1] / "decode/test_clean.transcript/hyp.jsonl"
     path.parent.mkdir()

@@ -6,6 +6,7 @@ import pytest
 
 from blsp.base.files import InputError
 from blsp.data.normalization import normalizer
+from blsp.data.writing import APOSTROPHES
 
 
 @pytest.mark.parametrize(
@@ -15,10 +16,30 @@ from blsp.data.normalization import normalizer
         ("NORTHANGER ABBEY", "northanger abbey"),
         ("um", ""),
         ("", ""),
+        ("I can’t, it ’s ‘here’", "i can not it is here"),
+        ("the letter 's' is", "the letter s is"),
+        ("co\u200boperate 👨\u200d👩\u200d👧 now", "cooperate now"),
     ],
 )
 def test_whisper_english(text: str, expected: str) -> None:
     assert normalizer("whisper_english")(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["I can't; we're o' the 'old' dogs' kind", "MISTER O'NEILL SAID 'TIS", "y'all won't, it 's $5.50"]
+)
+def test_whisper_english_is_the_published_one_for_typed_apostrophes(text: str) -> None:
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    assert normalizer("whisper_english")(text).split() == EnglishTextNormalizer()(text).split()
+
+
+@pytest.mark.parametrize("name", ["whisper_english", "lower", "characters"])
+@pytest.mark.parametrize("mark", APOSTROPHES)
+def test_apostrophes_are_alike_in_every_normal_form(name: str, mark: str) -> None:
+    normalize = normalizer(name)
+    assert normalize(f"You can{mark}t do that") == normalize("You can't do that")
+    assert normalize(f"say {mark}hello there{mark} to me") == normalize("say hello there to me")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +50,10 @@ def test_whisper_english(text: str, expected: str) -> None:
         ("Größe: 3,5 m²", "größe 3 5 m²"),
         ("你好，世界。", "你好 世界"),
         ("--- '", ""),
+        ("می\u200cخواهم،", "می\u200cخواهم"),
+        ("zero\u200bwidth\ufeff", "zerowidth"),
+        ("fun 👨\u200d👩\u200d👧 ❤\ufe0f it", "fun it"),
+        ("ʻāina о́б’єкт", "āina о́б'єкт"),
     ],
 )
 def test_lower(text: str, expected: str) -> None:
@@ -42,6 +67,9 @@ def test_lower(text: str, expected: str) -> None:
         ("用ＧＰＵ训练 Transformer 模型，３天", "用 gpu 训 练 transformer 模 型 3 天"),
         ("人々はカメラを", "人 々 は カ メ ラ を"),
         ("Don’t stop!", "don't stop"),
+        ("他说‘你好’他", "他 说 你 好 他"),
+        ("น้ำ น\u0e4d\u0e49\u0e32 น\u0e49\u0e4d\u0e32", "น้ำ น้ำ น้ำ"),  # one word in three spellings
+        ("葛\U000e0100飾", "葛 飾"),
     ],
 )
 def test_characters(text: str, expected: str) -> None:

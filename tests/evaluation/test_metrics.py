@@ -94,11 +94,79 @@ def test_bleu_into_chinese_counts_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "tokenizer"),
-    [("de", "13a"), ("sv-SE", "13a"), ("zh", "zh"), ("zh-CN", "zh"), ("zh_TW", "zh"), ("ja", "ja-mecab"), ("JA", "ja-mecab")],
+    ("languages", "tokenizer"),
+    [
+        ("de sv-SE deu_Latn zh-Latn hi ar fa", "13a"),
+        ("zh zh-CN zh_TW zho_Hans cmn yue ch", "zh"),
+        ("ja JA jpn_Jpan jp", "ja-mecab"),
+        ("ko kor_Hang", "ko-mecab"),
+        ("th lo km my bo dz jv-Java", "char"),
+    ],
 )
-def test_the_tokenizer_is_that_of_the_target_language(language: str, tokenizer: str) -> None:
-    assert metrics.tokenizer(language) == tokenizer
+def test_the_tokenizer_is_that_of_the_target_language(languages: str, tokenizer: str) -> None:
+    assert {metrics.tokenizer(language) for language in languages.split()} == {tokenizer}
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "hypothesis"),
+    [
+        ("th", "ผมชอบกินข้าวผัด", "ผมชอบกินข้าวต้ม"),
+        ("km", "ខ្ញុំចូលចិត្តបាយ", "ខ្ញុំចូលចិត្តមី"),
+        ("jv", "ꦧꦱꦗꦮꦏꦸꦤ", "ꦧꦱꦗꦮꦏꦸꦩ"),  # the code alone would mean Latin script
+    ],
+)
+def test_bleu_into_scripts_without_blanks_counts_characters(language: str, reference: str, hypothesis: str) -> None:
+    score = metrics.bleu([reference], [hypothesis], ["x"], language)
+    assert 30 < score["bleu"] < 100 and "tok:char" in score["signature"]
+
+
+def test_an_unknown_language_or_tokenizer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="'xx' is not a language code"):
+        metrics.bleu(["a"], ["a"], ["a"], "xx")
+    with pytest.raises(InputError, match="'moses' is not one of SacreBLEU's: none, zh, 13a"):
+        metrics.bleu(["a"], ["a"], ["a"], "de", "moses")
+    assert "tok:intl" in metrics.bleu(["a"], ["a"], ["a"], "xx", "intl")["signature"]
+
+    def offline(*_: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.download_file", offline)
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", "/nowhere")
+    with pytest.raises(InputError, match=r"flores200 cannot be downloaded \(offline\)"):
+        metrics.bleu(["a"], ["a"], ["a"], "th", "flores200")
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "same"),
+    [
+        ("fa", "می\u200cخواهم بروم به خانه", "می\u200cخواهم بروم\u200f به \u200cخانه"),
+        ("de", "die Auflage ist so groß", "die Auf\u00adlage\u200b ist so groß\ufeff"),
+        ("en", "we can't see it there", "we can't see\u00a0it \u2066there\u2069"),
+    ],
+)
+def test_marks_that_show_nothing_count_in_no_score(language: str, text: str, same: str) -> None:
+    for reference, hypothesis in ((text, same), (same, text)):
+        assert metrics.bleu([reference], [hypothesis], [reference], language)["bleu"] == pytest.approx(100)
+        for name in ("lower", "characters", "none", "whisper_english"):
+            assert metrics.word_error_rate([reference], [hypothesis], name)["wer"] == 0
+        assert metrics.accuracy([reference], [hypothesis], [text])["accuracy"] == 100
+        assert metrics.accuracy([reference], [f"It is {hypothesis}"], [text])["lenient"] == 100
+        assert metrics.exact_match([reference], [hypothesis])["exact_match"] == 100
+
+
+def test_a_letter_perfect_persian_answer_is_perfect_and_another_spelling_is_not() -> None:
+    perfect = metrics.word_error_rate(["می\u200cخواهم بروم"], ["می\u200cخواهم بروم"], "lower")
+    assert (perfect["wer"], perfect["n_words"]) == (0, 2)
+    assert metrics.word_error_rate(["می\u200cخواهم بروم"], ["می خواهم بروم"], "lower")["wer"] == 100
+
+
+@pytest.mark.parametrize("mark", "’ʼ‘`´＇")
+def test_apostrophes_count_in_no_score(mark: str) -> None:
+    said = f"we can{mark}t go there"
+    for name in ("whisper_english", "lower"):
+        assert metrics.word_error_rate(["we can't go there"], [said], name)["wer"] == 0
+    assert metrics.exact_match(["don't know"], [f"“Don{mark}t know”."])["exact_match"] == 100
+    assert metrics.accuracy([f"children{mark}s hour"], ["children's hour!"], ["children's hour"])["unlisted"] == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")
