@@ -14,10 +14,9 @@ import sacrebleu
 
 from blsp.base.files import InputError
 from blsp.data.normalization import normalizer
-from blsp.data.writing import UNSPACED_SCRIPTS, apostrophes, clean, is_unspaced, script_of
+from blsp.data.writing import JOINERS, UNSPACED_SCRIPTS, apostrophes, clean, is_unspaced, script_of
 
 TOKENIZERS = {"Hani": "zh", "Jpan": "ja-mecab", "Kore": "ko-mecab"}  # SacreBLEU's, by the target language's script
-
 ENDS = regex.compile(r"^[\s\p{Quotation_Mark}\p{Sentence_Terminal}]+|[\s\p{Quotation_Mark}\p{Sentence_Terminal}]+$")
 
 
@@ -114,7 +113,7 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str], labels: Seque
     listed = {_plain(label) for label in labels}
     known = (listed | {_plain(reference) for reference in references}) - {""}
     longest_first = sorted(known, key=len, reverse=True)  # "turn on lights" names one label, not "turn on" as well
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+    pattern = re.compile(rf"(?<![\w{JOINERS}])(?:{'|'.join(map(re.escape, longest_first))})(?![\w{JOINERS}])")
     strict = lenient = none = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         answer = _plain(hypothesis)

@@ -158,6 +158,7 @@ def test_a_letter_perfect_persian_answer_is_perfect_and_another_spelling_is_not(
     perfect = metrics.word_error_rate(["می\u200cخواهم بروم"], ["می\u200cخواهم بروم"], "lower")
     assert (perfect["wer"], perfect["n_words"]) == (0, 2)
     assert metrics.word_error_rate(["می\u200cخواهم بروم"], ["می خواهم بروم"], "lower")["wer"] == 100
+    assert metrics.accuracy(["خواهم"], ["می\u200cخواهم"], ["خواهم"])["no_label"] == 100  # another word
 
 
 @pytest.mark.parametrize("mark", "’ʼ‘`´＇")
