@@ -30,6 +30,7 @@ setup(
         "matplotlib==3.11.2",
         "tqdm==4.70.1",
         "espeakng-loader==0.2.4",  # egs/mini speaks its world with it
+        "gguf==0.19.0",  # tools/llm_from_gguf.py
     ],
     extras_require={
         "dev": [
