@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from blsp.base.files import InputError
 
 T = TypeVar("T")
@@ -63,6 +61,8 @@ def logger(name: str, file: str | Path | None = None) -> logging.Logger:
 def progress(items: Iterable[T], total: int, title: str, unit: str = "utt") -> Iterator[T]:
     """Pass `items` on; show a bar on a terminal, a plain line every 15 s elsewhere."""
     if sys.stderr.isatty() or not is_main_process():
+        from tqdm import tqdm  # reads TQDM_DISABLE when it is imported, so not before run() has set it
+
         yield from tqdm(items, total=total, desc=title, unit=unit, dynamic_ncols=True, disable=not is_main_process())
         return
     begin = shown = time.monotonic()
