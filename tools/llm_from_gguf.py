@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from blsp.base import command
 from blsp.base.files import InputError, atomic_folder
 
@@ -23,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the .gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what is made; must not be there yet")
     args = parser.parse_args(argv)
-    convert(args.file, args.folder)
+    try:
+        convert(args.file, args.folder)
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{args.folder}: cannot be written ({e})") from None
 
 
 def convert(file: Path, folder: Path) -> None:
@@ -94,7 +99,10 @@ def load(file: Path, tensors: set[str]) -> PreTrainedModel:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
+    try:
+        model.load_state_dict(loaded.state_dict())
+    except RuntimeError as e:  # transformers kept it quantized
+        raise InputError(f"{file}: cannot be multiplied out ({' '.join(str(e).split())})") from None
     model.generation_config = loaded.generation_config
     return model.eval()
 

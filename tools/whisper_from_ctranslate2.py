@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from blsp.base import command
 from blsp.base.files import InputError, atomic_folder, read_json
@@ -38,7 +39,7 @@ SWITCHES = {"activation": 3, "alibi": 0, "pre_norm": 1, "scale_embeddings": 0, "
 # Where attention weights are read from on request; says nothing about the network.
 PASSED_OVER = ("decoder/alignment_heads", "decoder/alignment_layer")
 TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 0.02 s
-N_VOCAB_MULTILINGUAL = 51865  # and more; the English models have one token less
+N_VOCAB_ENGLISH = 51864  # tokens of the models that know English only, though they have tokens for languages too
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with model.bin, config.json, tokenizer.json")
     parser.add_argument("out", type=Path, metavar="OUT", help="what is made; must not be there yet")
     args = parser.parse_args(argv)
-    convert(args.folder, args.out)
+    try:
+        convert(args.folder, args.out)
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{args.out}: cannot be written ({e})") from None
 
 
 def convert(folder: Path, out: Path) -> None:
@@ -202,6 +206,10 @@ class Weights:
             max_source_positions=self.window,
             max_target_positions=self.context,
             begin_suppress_tokens=None,  # generation_config.json has them
+            pad_token_id=0,  # this and the next three: until the tokenizer tells
+            bos_token_id=0,
+            eos_token_id=0,
+            decoder_start_token_id=0,
             architectures=["WhisperForConditionalGeneration"],
         )
 
@@ -305,7 +313,7 @@ def generation_config(
             "begin_suppress_tokens": settings["suppress_ids_begin"],
             "alignment_heads": settings["alignment_heads"],
         }
-        if config.vocab_size >= N_VOCAB_MULTILINGUAL:
+        if config.vocab_size != N_VOCAB_ENGLISH:
             values["lang_to_id"] = {f"<|{name}|>": ids[f"<|{name}|>"] for name in LANGUAGES if f"<|{name}|>" in ids}
             values["task_to_id"] = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
             if sorted(values["lang_to_id"].values()) != sorted(settings["lang_ids"]):

@@ -8,6 +8,7 @@ import pytest
 
 from blsp.base.files import (
     InputError,
+    atomic_folder,
     atomic_write,
     file_fingerprint,
     fingerprint,
@@ -30,6 +31,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_whole_or_absent_and_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with pytest.raises(RuntimeError), atomic_folder(path) as beside:
+        (beside / "half").write_text("of it")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    with atomic_folder(path) as beside:
+        (beside / "whole").write_text("x")
+        assert not path.exists()
+    assert list(path.parent.iterdir()) == [path] and (path / "whole").read_text() == "x"
+    with pytest.raises(InputError, match="is there already"), atomic_folder(path):
+        pass
 
 
 def test_json_lines_keep_every_character(tmp_path: Path) -> None:
