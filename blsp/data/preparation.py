@@ -147,7 +147,7 @@ def _prepare_set(
         found = list(_first(read(), limit))
     files = AudioFiles(corpus_dir)
     settings = {
-        "version": VERSION,
+        "version": [VERSION, audio.VERSION],
         "max_seconds": max_seconds,
         "min_seconds": MIN_SECONDS,
         "overshoot": audio.OVERSHOOT,
@@ -165,7 +165,8 @@ def _prepare_set(
             return f"{corpus_dir}: set {name} holds no utterances"
         with atomic_write(aside) as f:
             f.writelines(data_dir.rejected_lines(rejected))
-        return f"{corpus_dir}: all {len(found)} utterances of set {name} are rejected ({often}); see {aside}"
+        first = ": ".join(map(data_dir.one_field, rejected[0]))
+        return f"{corpus_dir}: all {len(found)} utterances of set {name} are rejected ({often}), first {first}; see {aside}"
     hours = sum(u.duration for u in utterances) / 3600
     summary = {
         "fingerprint": key,
@@ -315,6 +316,8 @@ def _count_mended(outcomes: Iterable[Outcome]) -> None:
             mended[f"files of {probe.rate} Hz"] += 1
         if probe.codec not in ("WAV", "WAVEX", "FLAC"):
             mended[f"files in {probe.codec}"] += 1
+        if probe.remark:
+            mended[probe.remark] += 1
     for what in [what for what, n in mended.items() if not n]:
         del mended[what]
 

@@ -88,7 +88,7 @@ class Prober:
 
     def __init__(self, folder: str | Path, name: str, nj: int):
         """Keep the journal in `folder`; `name` tells the journals of several corpora apart. `nj` processes decode."""
-        key = fingerprint([name, soundfile.__libsndfile_version__])
+        key = fingerprint([name, soundfile.__libsndfile_version__, audio.VERSION])
         self.journal = Path(folder) / f".decoded.{key}.jsonl"
         self.nj = nj
         self.known: dict[str, tuple[int, int, Outcome]] | None = None
