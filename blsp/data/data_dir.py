@@ -10,6 +10,7 @@ A directory may hold further tables of utterances (translation.de, intent, feats
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import math
@@ -28,6 +29,9 @@ T = TypeVar("T")
 TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "utt2dur")  # that every data directory has
 NO_TABLES = (".tsv", ".json", ".jsonl", ".ark", ".part", ".png")  # endings of other files in a data directory
 REDO = "run stage 0 again"
+CRLF = r"convert them: sed -i 's/\r$//'"
+MARK = r"remove it: sed -i '1s/^\xef\xbb\xbf//'"
+BLANKS = re.compile("[ \t]+")  # between the fields of a table; other white space is part of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,28 @@ class Utterance:
 
 
 def read_table(path: str | Path) -> dict[str, str]:
-    r"""A `key value` table. Lines end at "\n" only; a line with a key alone has the value "".
+    r"""A `key value` table. As in Kaldi, blanks and tabs separate, as many as there are; a tab within a value is read as a
+    blank (but not in the paths of an .scp).
 
-    Raises InputError as `path:line: ...` for a file that is absent, not UTF-8, cut off, not sorted or has a key twice.
+    Lines end at "\n" only; a line with a key alone has the value "". Raises InputError as `path:line: ...` for a file that
+    is absent, not UTF-8, with Windows line ends, cut off, not sorted or has a key twice.
     """
+    path = Path(path)
     table: dict[str, str] = {}
     last = ""
     try:
         with open(path, encoding="utf-8", newline="\n") as f:
             for number, line in enumerate(f, 1):
+                if number == 1 and line[0] == "\ufeff":
+                    raise InputError(f"{path}:1: begins with a byte-order mark; {MARK} {path}")
+                if line.endswith(("\r\n", "\r")):
+                    raise InputError(f"{path}:{number}: the file has Windows line ends (CRLF); {CRLF} {path}")
                 if line[-1] != "\n":
                     raise InputError(f"{path}:{number}: the last line has no end; the file may be cut off; {REDO}")
-                key, _, value = line[:-1].partition(" ")
+                key, *rest = BLANKS.split(line[:-1], maxsplit=1)
+                value = rest[0].rstrip(" \t") if rest else ""
+                if "\t" in value and path.suffix != ".scp":
+                    value = BLANKS.sub(" ", value)
                 if not key:
                     raise InputError(f"{path}:{number}: expected `key value`, found {line.strip()[:80]!r}; {REDO}")
                 if key <= last:
@@ -167,18 +181,27 @@ def _seconds(path: Path, line: int, utt_id: str, value: str) -> float:
 
 
 def read_further_tables(folder: str | Path, utt_ids: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The directory's tables that have a line for each of `utt_ids`, by file name, other than the standard ones."""
+    """The directory's tables that have a line for each of `utt_ids`, by file name, other than the standard ones.
+
+    Raises InputError for a table that begins with one of them and is malformed; other files are passed over.
+    """
     tables, wanted = {}, set(utt_ids)
     for path in sorted(Path(folder).iterdir()):
         if path.name in (*TABLES, "segments") or path.name.startswith(".") or path.suffix in NO_TABLES or not path.is_file():
             continue
-        try:
-            table = read_table(path)
-        except InputError:  # some other file
-            continue
-        if table.keys() == wanted:
+        if _first_key(path) in wanted and (table := read_table(path)).keys() == wanted:
             tables[path.name] = table
     return tables
+
+
+def _first_key(path: Path) -> str | None:
+    """What the first line of a file begins with, if that could be a key."""
+    with open(path, "rb") as f:
+        words = f.readline(1 << 16).removeprefix(codecs.BOM_UTF8).split(maxsplit=1)
+    try:
+        return words[0].decode() if words else None
+    except UnicodeDecodeError:
+        return None
 
 
 def speakers(utt2spk: Mapping[str, str]) -> dict[str, str]:
@@ -191,9 +214,10 @@ def speakers(utt2spk: Mapping[str, str]) -> dict[str, str]:
 
 def _check_speakers(folder: Path, utt2spk: Mapping[str, str]) -> None:
     for number, (utt_id, spk) in enumerate(utt2spk.items(), 1):
-        if not spk or " " in spk:
+        if not spk or BLANKS.search(spk):
             raise InputError(f"{folder / 'utt2spk'}:{number}: {utt_id!r} should have one speaker, not {spk!r}; {REDO}")
-    found, expected = read_table(folder / "spk2utt"), speakers(utt2spk)
+    found = {spk: BLANKS.sub(" ", utterances) for spk, utterances in read_table(folder / "spk2utt").items()}
+    expected = speakers(utt2spk)
     if found != expected:
         spk = next(s for s in (*found, *expected) if found.get(s) != expected.get(s))
         raise InputError(f"{folder / 'spk2utt'}: speaker {spk!r} has other utterances than in utt2spk; {REDO}")

@@ -128,8 +128,9 @@ def _judge(data: Bytes, runs: list[Run], fault: str | None) -> Structure:
     n_total = sum(run.n_frames for run in runs) * n_samples
     promised = (n_total - sum(run.trimmed for run in runs), n_total)
     parts = tuple(_file(data, run) for run in runs if run.n_frames)
-    plain = len(runs) == 1 and len(runs[0].spans) == 1 and runs[0].promised is not None and not (fault or "").startswith("damaged")
-    if plain or not parts or runs[0].header.layer != 3:  # Xing headers exist in layer III only
+    trusted = len(runs) == 1 and len(runs[0].spans) == 1 and runs[0].promised is not None
+    trusted = trusted and not (fault or "").startswith("damaged")
+    if trusted or not parts or runs[0].header.layer != 3:  # Xing headers exist in layer III only
         return Structure(fault, share=share, promised=promised)
     remark = "MP3 files of several runs in a row" if len(parts) > 1 else None
     return Structure(fault, share=share, parts=parts, remark=remark, promised=promised)

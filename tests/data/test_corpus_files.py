@@ -1,5 +1,9 @@
 """Text files of corpora in every encoding that occurs."""
 
+import gzip
+import random
+import struct
+
 import pytest
 
 from blsp.base.files import InputError
@@ -103,3 +107,91 @@ def test_words_and_case_stay():
     assert clean_text("  two   spaces ") == "two spaces"
     assert clean_text("\u00a0\u200b") == ""
     assert not corpus_files.mended["texts with tabs"]
+
+
+@pytest.mark.parametrize(("delimiter", "quoting"), [("\t", False), (",", True)])
+def test_every_row_is_given_once_whole_or_with_its_fault(tmp_path, delimiter, quoting):
+    path = tmp_path / "t"
+    rows = [
+        ["a", "one", "2", ""],
+        ["b", "first half", "second half", "2", ""],  # a delimiter in the text, and an empty field at the end
+        ["c", "cut"],
+        ["d"],
+        ["", "", "", ""],
+        ["e", "too many", "2", "", "", ""],
+        ["f", "six", "2", "en"],
+    ]
+    path.write_text("".join(delimiter.join(row) + "\n" for row in [["path", "text", "votes", "more"], *rows]))
+    found = list(read_rows(path, delimiter, quoting))
+    assert [row.line for row in found] == [2, 3, 4, 5, 6, 7, 8]
+    assert [row.fault is None for row in found] == [True, False, False, False, True, False, True]
+    assert found[0].values == {"path": "a", "text": "one", "votes": "2", "more": ""}
+    assert "5 fields where the header has 4" in found[1].fault and found[3].raw == "d"
+
+
+def test_quoted_fields_over_several_lines(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_bytes(
+        b"path,text,n\r\n"
+        b'a,"two\r\nlines, and ""quotes""",1\r\n'
+        b'b,"open,2\r\n'  # nothing closes the quote: it is a letter
+        b'c,"three\r\n\r\nlines",3\r\n'
+        b'd,"broken\r\nin two"\r\n'
+        b'e,"say, ""x""",5\r\n'
+        b'f,"cut off,'
+    )
+    rows = list(read_rows(path, ",", quoting=True))
+    assert [row.values.get("text") for row in rows] == [
+        'two\nlines, and "quotes"',
+        '"open',
+        "three\n\nlines",
+        None,
+        'say, "x"',
+        '"cut off',
+    ]
+    assert [row.line for row in rows] == [2, 4, 5, 8, 10, 11]
+    assert rows[3].fault == "broken line: 2 fields where the header has 3"
+    path.write_text("a,b\n" + '1,"x\n' * 3000)  # no quadratic time, no line lost
+    assert len(list(read_rows(path, ",", quoting=True))) in (1500, 3000)
+
+
+def test_columns_that_are_there_twice(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("path\ttext\ttext\n1\t2\t3\n")
+    with pytest.raises(InputError, match="t.tsv:1: has more than one column 'text'"):
+        list(read_rows(path, columns=("path", "text")))
+    assert next(read_rows(path, columns=("path",))).values["path"] == "1"
+
+
+RANDOM = random.Random(0).randbytes(6000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RANDOM,
+        RANDOM[:60],
+        b"\xff\xfe" + RANDOM,
+        bytes(3000),
+        struct.pack("<500h", *range(-250, 250)),
+        b"NIST_1A\n   1024\nsample_count -i 9\nend_head\n".ljust(1024) + bytes(99),
+        gzip.compress(b"words\n"),
+        b"\0\5\x16\7\0\2\0\0Mac OS X".ljust(100, b"\0"),
+        "Привет, это русский текст\n".encode("cp1251"),
+        "这是中文文本\n".encode("gbk"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, content):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.txt: is (not text|a SPHERE|a gzip)") as raised:
+        read_lines(tmp_path / "a.txt")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "Привет\n" * 900, "这是中文\n" * 900, "café \U0001f600\tté\r\n" * 700, "a\0b and more\n"]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_is_text_stays(tmp_path, text, encoding):
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    assert "\n".join(read_lines(tmp_path / "a.txt")) == text.removesuffix("\n").replace("\r", "")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from blsp.base.files import InputError
 from blsp.data import data_dir
-from blsp.data.data_dir import Utterance, read_data_dir, read_table, write_data_dir, write_table
+from blsp.data.data_dir import Utterance, read_data_dir, read_further_tables, read_table, write_data_dir, write_table
 
 PLAIN = [
     Utterance("b-1", "b", Path("/corpus/b 1; $(touch x).flac"), None, None, 1.25, "HELLO WORLD"),
@@ -86,6 +87,49 @@ def test_faults_name_file_and_line(folder, name, content, message):
     with pytest.raises(InputError) as raised:
         read_data_dir(folder)
     assert str(raised.value).startswith(f"{folder}/{message}") and "\n" not in str(raised.value)
+
+
+NAMES = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "utt2dur", "intent")
+
+
+@pytest.mark.parametrize("gap", ["\t", "  ", " \t "])
+def test_tabs_and_several_blanks_separate(folder, gap):
+    expected = read_data_dir(folder)
+    for name in NAMES:
+        lines = (folder / name).read_text().splitlines()
+        if name == "spk2utt":
+            lines = [line.replace(" ", gap) for line in lines]
+        (folder / name).write_text("".join(line.replace(" ", gap, 1) + "\t\n" for line in lines))
+    assert read_data_dir(folder) == expected
+    assert read_further_tables(folder, ["t-1", "t-2"]) == {"intent": {"t-1": "switch on", "t-2": "off"}}
+    (folder / "intent").write_text("t-1 switch\ton\nt-2\toff\n")
+    assert read_table(folder / "intent")["t-1"] == "switch on"
+    (folder / "wav.scp").write_text("t\t/corpus/a\tb  c.wav\n")
+    assert read_data_dir(folder)[0].wav == Path("/corpus/a\tb  c.wav")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_line_ends_and_marks_are_named(folder, name):
+    content = (folder / name).read_bytes()
+    read = (lambda: read_further_tables(folder, ["t-1", "t-2"])) if name == "intent" else (lambda: read_data_dir(folder))
+    (folder / name).write_bytes(content.replace(b"\n", b"\r\n"))
+    with pytest.raises(InputError) as raised:
+        read()
+    assert f"{folder / name}:1: the file has Windows line ends (CRLF); convert them: sed -i" in str(raised.value)
+    subprocess.run(str(raised.value).partition("convert them: ")[2], shell=True, check=True)
+    assert (folder / name).read_bytes() == content
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + content)
+    with pytest.raises(InputError, match=f"{name}:1: begins with a byte-order mark") as raised:
+        read()
+    subprocess.run(str(raised.value).partition("remove it: ")[2], shell=True, check=True)
+    assert (folder / name).read_bytes() == content
+
+
+def test_other_files_in_the_directory_are_passed_over(folder):
+    (folder / "README").write_bytes(b"Words of\r\nsomebody\r\n")
+    (folder / "binary").write_bytes(b"\xff\xfe\0\1")
+    (folder / "empty").touch()
+    assert read_further_tables(folder, ["t-1", "t-2"]).keys() == {"intent"}
 
 
 def test_no_such_directory(tmp_path):

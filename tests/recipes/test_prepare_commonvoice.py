@@ -92,6 +92,28 @@ def test_bad_rows_are_named(data: Path) -> None:
     assert "fields" in reasons["test.tsv:19"] and "path" in reasons["test.tsv:18"]
 
 
+@pytest.mark.parametrize("columns", [V2, V13])
+def test_rows_whose_fields_are_not_where_the_header_says(tmp_path: Path, columns: list[str]) -> None:
+    names = [f"c{i}" for i in range(7)]
+    for name in names:
+        clip(tmp_path / "en", f"{name}.mp3")
+    ends = ["2", "0"] + [""] * (len(columns) - 5)  # votes, and fields that speakers leave empty
+    rows = [["spk", f"{name}.mp3", f"Sentence {name}.", *ends] for name in names]
+    rows[1][2] = "First half\tsecond half."
+    rows[2][2:] = ["First half", "second half.", *ends[:-1]]  # as many fields as the header has
+    rows[3] = rows[3][:5]
+    rows[4] = rows[4][:2]
+    rows[5] = [""] * len(columns)
+    lines = ["\t".join(row) for row in [columns, *rows]]
+    (tmp_path / "en/train.tsv").write_text("".join(line + "\n" for line in lines))
+    shown = prepared("commonvoice", tmp_path / "en", tmp_path / "data")
+    assert "kept 2 + rejected 5 = found 7" in shown
+    assert table(tmp_path / "data/train/text") == {"spk-c0": "Sentence c0.", "spk-c6": "Sentence c6."}
+    reasons = rejected(tmp_path / "data/train")
+    assert set(reasons) == {f"train.tsv:{n}" for n in range(3, 8)}
+    assert "votes are no numbers" in reasons["train.tsv:4"] and reasons["train.tsv:7"] == "no path"
+
+
 def test_clips_with_macos_files_beside_them_are_kept(tmp_path: Path) -> None:
     clip(tmp_path / "en", "a.mp3")
     (tmp_path / "en/clips/._a.mp3").write_bytes(b"\0\5\x16\7macOS")

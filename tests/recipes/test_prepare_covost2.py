@@ -93,6 +93,34 @@ def test_bad_rows_are_named(data: Path) -> None:
     assert set(reasons) == {"clip7.mp3", "covost_v2.en_de.tsv:11"} and "holdout" in reasons["clip7.mp3"]
 
 
+def test_rows_whose_fields_are_not_where_the_header_says(tmp_path: Path) -> None:
+    folder = tmp_path / "c" / COMMON_VOICE
+    names = [f"clip{i}.mp3" for i in range(6)]
+    common_voice(folder, [("spk", name, f"Sentence {i}.") for i, name in enumerate(names)])
+    rest = ["2", "0"] + [""] * (len(COLUMNS) - 5)
+    rows = [["spk", name, f"Sentence {i}.", *rest] for i, name in enumerate(names)]
+    rows[1][2] = "First half\tsecond half."
+    rows[2][2:] = ["First half", "second half.", *rest[:-1]]
+    rows[3] = rows[3][:4]
+    (folder / "validated.tsv").write_text("".join("\t".join(row) + "\n" for row in [COLUMNS, *rows]))
+    more = [(name, f"Satz {i}.", "dev", "") for i, name in enumerate(names)]
+    more[4] = (names[4], "Erste Hälfte\tzweite.", "dev", "")
+    more.append((names[5],))
+    covost(tmp_path / "c/covost_v2.en_de.tsv", more, "path\ttranslation\tsplit\tmore")
+    shown = prepared("covost2", tmp_path / "c", tmp_path / "data")
+    assert "dev_en_de: kept 2 + rejected 5 = found 7" in shown
+    assert table(tmp_path / "data/dev_en_de/text") == {"spk-clip0": "Sentence 0.", "spk-clip5": "Sentence 5."}
+    places = {"covost_v2.en_de.tsv:6", "covost_v2.en_de.tsv:8"}
+    assert set(rejected(tmp_path / "data/dev_en_de")) == {*names[1:4], *places}
+
+
+def test_a_table_without_a_row_that_can_be_read(tmp_path: Path) -> None:
+    common_voice(tmp_path / "c" / COMMON_VOICE, [("spk", "clip1.mp3", "One.")])
+    covost(tmp_path / "c/covost_v2.en_ca.tsv", [("clip1.mp3", "U.", "dev")])
+    covost(tmp_path / "c/covost_v2.en_de.tsv", [("clip1.mp3", "Eins.")])
+    assert "covost_v2.en_de.tsv: none of its rows has a split" in refused("covost2", tmp_path / "c", tmp_path / "data")
+
+
 @pytest.mark.parametrize("place", [".", "en"])
 def test_a_flat_common_voice_is_found(tmp_path: Path, place: str) -> None:
     common_voice(tmp_path / "c" / place, [("spk", "clip1.mp3", "One.")])

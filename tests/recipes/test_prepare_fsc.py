@@ -92,6 +92,24 @@ def test_faulty_rows_are_named(data: Path) -> None:
     assert kept["spk--rf_$(touch_pwned);_x"].endswith("/spk/-rf $(touch pwned); x.wav")
 
 
+def test_rows_of_several_lines_and_moved_fields(tmp_path: Path) -> None:
+    paths = [wav(tmp_path / "c", "s", f"u{i}") for i in range(6)]
+    csv(
+        tmp_path / "c",
+        "test",
+        f'0,{paths[0]},s,"Lights on\r\nin the ""big"" kitchen",activate,lights,kitchen\r\n'
+        f"1,{paths[1]},s,Lights on, please,activate,lights,\r\n"
+        f'2,{paths[2]},s,"Lamp\r\n\r\non",activate\r\n'
+        f'3,{paths[3]},s,"Unbalanced,activate,lamp,none\r\n'
+        f'4,{paths[4]},s,"Juice\nplease",bring,juice,none\r\n'
+        f'5,{paths[5]},s,"Cut',
+    )
+    assert "kept 3 + rejected 3 = found 6" in prepared("fsc", tmp_path / "c", tmp_path / "data")
+    expected = {"s-u0": 'Lights on in the "big" kitchen', "s-u3": '"Unbalanced', "s-u4": "Juice please"}
+    assert table(tmp_path / "data/test/text") == expected
+    assert set(rejected(tmp_path / "data/test")) == {"u1", "u2", "u5"}
+
+
 def test_without_any_table(tmp_path: Path) -> None:
     wav(tmp_path, "spk", "a")
     assert "test_data.csv" in refused("fsc", tmp_path, tmp_path / "data")

@@ -10,7 +10,8 @@ Columns are read by name, for their number differs between releases: 2.0 has 8, 
     client_id  path  sentence
 
 `path` is a file in clips/, in the releases up to 3.0 without ".mp3". There is no quoting: a double quote is a letter of the
-sentence. `client_id` is the speaker.
+sentence. A tab in it moves all that follows to the next column, so a row is rejected that has another number of fields than
+the header, or no numbers among its votes. `client_id` is the speaker.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def parse(corpus_dir: Path) -> Sets:
 def utterances(table: Path) -> Iterator[Found | Rejected]:
     """The rows of one table."""
     for row in corpus_files.read_rows(table, columns=("path", "sentence")):
-        if row.fault:
-            yield Rejected(f"{table.name}:{row.line}", row.fault)
+        if fault := row.fault or moved(row):
+            yield Rejected(f"{table.name}:{row.line}", fault)
             continue
         path = row.values["path"].strip()
         if not path:
@@ -58,6 +59,14 @@ def utterances(table: Path) -> Iterator[Found | Rejected]:
             audio=audio_of(table.parent / "clips", path),
             text=row.values["sentence"],
         )
+
+
+def moved(row: corpus_files.Row) -> str | None:
+    """What tells that the fields of a row stand in the wrong columns though their number is right."""
+    votes = [row.values[name].strip() for name in ("up_votes", "down_votes") if name in row.values]
+    if all(vote.isdigit() for vote in votes) or not any(votes):
+        return None
+    return f"broken line: its votes are no numbers, but {' and '.join(map(repr, votes))}"
 
 
 def audio_of(clips: Path, path: str) -> Path:

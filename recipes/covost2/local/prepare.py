@@ -46,6 +46,8 @@ def parse(corpus_dir: Path) -> Sets:
     sets = {}
     for language, table in tables.items():
         labels = {row.values["split"].strip() for row in rows_of(table) if not row.fault}
+        if not labels.intersection(SPLIT_OF):
+            raise InputError(f"{table}: none of its rows has a split of {', '.join(SPLIT_OF)}; download it again")
         present = [split for split in SPLITS if labels.intersection(SPLITS[split])]
         for split in present:
             # What belongs to no split is reported with the first one, so that it is not lost.
@@ -98,7 +100,7 @@ def utterances(table: Path, common_voice: Path, split: str, language: str, first
 
     joined: set[str] = set()
     for row in corpus_files.read_rows(common_voice / "validated.tsv", columns=("path", "sentence")):
-        if row.fault:
+        if row.fault or moved(row):
             continue  # if CoVoST has the clip, it is reported below
         path = row.values["path"].strip()
         clip = key(path)
@@ -123,6 +125,12 @@ def utterances(table: Path, common_voice: Path, split: str, language: str, first
 def key(path: str) -> str:
     """What both tables call a clip, with ".mp3" or without."""
     return path[:-4] if path.lower().endswith(".mp3") else path
+
+
+def moved(row: corpus_files.Row) -> bool:
+    """Whether a tab in the sentence has moved the row's other fields, though their number is right: votes are numbers."""
+    votes = [row.values[name].strip() for name in ("up_votes", "down_votes") if name in row.values]
+    return any(votes) and not all(vote.isdigit() for vote in votes)
 
 
 def audio_of(clips: Path, path: str) -> Path:

@@ -5,6 +5,8 @@
         data/valid_data.csv  data/test_data.csv  data/speaker_demographics.csv
         wavs/speakers/SPEAKER/UUID.wav
 
+The tables are CSV: a field in double quotes may hold commas and line breaks.
+
 Sets train, valid, test with the table `intent`: action and object, the location dropped, as the paper has it. All 19
 pairs are kept, "deactivate lights" too, which the paper's list of choices (Table 11) leaves out.
 """

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from blsp.base import command
+from blsp.base.files import InputError
 from blsp.data import preparation
 from blsp.data.corpus_files import glob, mended, read_lines
 from blsp.data.preparation import Found, Rejected, Sets
@@ -66,9 +67,14 @@ def utterances(folders: list[Path], target: str) -> Iterator[Found | Rejected]:
             level = match[2].upper()
             files[match[1]][f"T3.{match[3].lower()}" if level == "T3" else level] = path
         for name, parts in files.items():
-            text = sentence(parts.get("T2"))
-            if not text and (text := sentence(parts.get("T1"))):
-                mended["transcripts from T1, without its tags"] += 1
+            try:
+                text = sentence(parts.get("T2"))
+                if not text and (text := sentence(parts.get("T1"))):
+                    mended["transcripts from T1, without its tags"] += 1
+                translation = sentence(parts.get(f"T3.{target}"))
+            except InputError as e:  # one file, one utterance
+                yield Rejected(name, f"unreadable transcript: {e}")
+                continue
             native = "_".join(name.split())  # an id holds no white space
             yield Found(
                 name=name,
@@ -76,7 +82,7 @@ def utterances(folders: list[Path], target: str) -> Iterator[Found | Rejected]:
                 spk=native,
                 audio=parts.get("T0") or folder / f"{name}.T0.wav",
                 text=text,
-                tables={f"translation.{target}": sentence(parts.get(f"T3.{target}"))},
+                tables={f"translation.{target}": translation},
             )
 
 
