@@ -6,11 +6,17 @@ writes  DATA_DIR/SET/{feats.scp,utt2num_frames,feats.json} and DATA_DIR/SET/feat
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import kaldiio
+import numpy as np
 import torch
 
 from blsp.base import command
@@ -20,8 +26,8 @@ from blsp.data import audio, mel
 from blsp.data.data_dir import Utterance, read_data_dir, write_table
 from blsp.data.tasks import present_sets
 
-BLOCK = 500  # utterances in one archive: what a killed run loses at most, per process
-VERSION = 2  # of what an archive holds; raised where features are computed otherwise than before
+BLOCK = 500  # utterances in one archive, or those of one recording that has more: what a killed run loses at most, per process
+VERSION = 3  # of what an archive holds; raised where features are computed otherwise than before
 LOSSY = 2  # kaldiio's compression method "kSpeechFeature": 8 bits, per-column quantiles
 log = command.logger("features")
 
@@ -38,24 +44,23 @@ def main() -> None:
 def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -> None:
     """Features of one data directory, unless they are there already."""
     utterances = read_data_dir(folder)
-    stats = {u.wav: u.wav.stat() for u in utterances if u.wav.exists()}
-    inputs = [(u.utt_id, str(u.wav), u.start, u.end, stats[u.wav].st_size, stats[u.wav].st_mtime_ns) for u in utterances
-              if u.wav in stats]  # fmt: skip
-    settings = {"version": VERSION, "n_mels": n_mels, "window": window, "compress": compress}
+    files = _files({str(u.wav) for u in utterances})
+    inputs = [(u.utt_id, wav, u.start, u.end, *files[wav]) for u in utterances if (wav := str(u.wav)) in files]
+    settings = {"version": [VERSION, audio.VERSION], "n_mels": n_mels, "window": window, "compress": compress}
     done = fingerprint([settings, inputs])
     info = folder / "feats.json"
     if info.exists() and (folder / "feats.scp").exists() and read_json(info).get("fingerprint") == done:
         log.info(f"{folder}: features of {len(utterances)} utterances are there")
         return
     info.unlink(missing_ok=True)  # a kill must not leave it beside other features
-    blocks = [utterances[i : i + BLOCK] for i in range(0, len(utterances), BLOCK)]
+    blocks = list(_blocks(utterances))
     jobs = [(folder, i, block, settings, done) for i, block in enumerate(blocks)]
     scp: dict[str, str] = {}
     n_frames: dict[str, str] = {}
     with ProcessPoolExecutor(max(1, min(nj, len(jobs))), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for rows in command.progress(pool.map(_extract_block, jobs), len(jobs), f"{folder.name}: features", "block"):
-            for utt_id, place, frames in rows:
-                scp[utt_id], n_frames[utt_id] = place, str(frames)
+        rows = (row for rows in pool.map(_extract_block, jobs) for row in rows)
+        for utt_id, place, frames in command.progress(rows, len(utterances), f"{folder.name}: features"):
+            scp[utt_id], n_frames[utt_id] = place, str(frames)
     write_table(folder / "utt2num_frames", n_frames)
     write_table(folder / "feats.scp", scp)
     write_json(info, {"fingerprint": done, **settings})
@@ -66,6 +71,34 @@ def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -
     log.info(f"{folder}: features of {len(utterances)} utterances written")
 
 
+def _files(paths: set[str]) -> dict[str, tuple[int, int]]:
+    """Size in bytes and modification time in ns of those files that are there."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):  # it is named when it is read
+            status = os.stat(path)
+            found[path] = status.st_size, status.st_mtime_ns
+    return found
+
+
+def _blocks(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
+    """All utterances, in blocks that hold whole recordings, so that each recording is decoded once.
+
+    Recordings keep the order of their first utterance; an utterance's place depends on nothing but the data directory.
+    """
+    recordings: dict[str, list[Utterance]] = defaultdict(list)
+    for u in utterances:
+        recordings[str(u.wav)].append(u)
+    block: list[Utterance] = []
+    for parts in recordings.values():
+        if block and len(block) + len(parts) > BLOCK:
+            yield block
+            block = []
+        block += sorted(parts, key=lambda u: u.start or 0.0)
+    if block:
+        yield block
+
+
 def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) -> list[tuple[str, str, int]]:
     """Write one archive. Returns (utt_id, its place in the archive, n_frames) of each utterance."""
     folder, number, utterances, settings, done = job
@@ -74,13 +107,9 @@ def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) 
     if ark.exists() and index.exists():
         return [tuple(row) for row in read_json(index)]
     rows = []
+    longest = round(settings["window"] * audio.SAMPLE_RATE)
     with atomic_write(ark, "wb") as f:
-        for u in utterances:
-            try:
-                samples = audio.load(u.wav, u.start, u.end)
-            except InputError as e:
-                raise InputError(f"{folder}: utterance '{u.utt_id}': {e}; run stage 0 again") from None
-            longest = round(settings["window"] * audio.SAMPLE_RATE)
+        for u, samples in _sound(folder, utterances):
             if len(samples) > longest:
                 raise InputError(
                     f"{folder}: utterance '{u.utt_id}' has {len(samples) / audio.SAMPLE_RATE:.2f} s, longer than the"
@@ -93,6 +122,20 @@ def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) 
             rows.append((u.utt_id, f"{ark}:{offset}", mel.valid_frames(features)))
     write_json(index, rows)
     return rows
+
+
+def _sound(folder: Path, utterances: list[Utterance]) -> Iterator[tuple[Utterance, np.ndarray]]:
+    """Each utterance with its samples, float32 (n_samples,) at 16 kHz; a recording's lie together, sorted by start."""
+    for wav, group in itertools.groupby(utterances, key=lambda u: str(u.wav)):
+        parts = list(group)
+        segmented = parts[0].rec_id is not None
+        sound = audio.load_segments(wav, [(u.start, u.end) for u in parts]) if segmented else (audio.load(wav) for _ in parts)
+        for u in parts:
+            try:
+                samples = next(sound)
+            except InputError as e:
+                raise InputError(f"{folder}: utterance '{u.utt_id}': {e}; run stage 0 again") from None
+            yield u, samples
 
 
 if __name__ == "__main__":

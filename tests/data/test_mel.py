@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from transformers import WhisperFeatureExtractor
 
 from blsp.base.files import InputError
 from blsp.bin import features
-from blsp.data import mel
-from blsp.data.data_dir import Utterance, read_table, write_data_dir
+from blsp.data import audio, mel
+from blsp.data.data_dir import Utterance, read_data_dir, read_table, write_data_dir
 
 RATE = mel.SAMPLE_RATE
 
@@ -160,6 +161,50 @@ def test_a_number_of_processes_changes_nothing(folder: Path, monkeypatch: pytest
     assert len(list(folder.glob("feats/*.ark"))) == 4
     for utt_id, value in read(folder).items():
         assert torch.equal(value, whole[utt_id])
+
+
+@pytest.fixture
+def segmented(tmp_path: Path) -> Path:
+    """A data directory of segments of Opus recordings: they overlap, and ids sort otherwise than times and recordings."""
+    rows = []
+    for rec in ("a", "b", "c"):
+        wav = tmp_path / f"{rec}.opus"
+        soundfile.write(wav, speechlike(4 * RATE, 0.1), RATE, format="OGG", subtype="OPUS")
+        for i in range(6):
+            start = (5 - i) * 0.6
+            rows.append(Utterance(f"s{i % 2}-{i}{rec}", f"s{i % 2}", wav, start, start + 0.8, 0.8, "words", rec))
+    write_data_dir(tmp_path / "parts", rows)
+    return tmp_path / "parts"
+
+
+def test_segments_are_those_of_their_recording(segmented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = []
+    for n_processes in (1, 7):
+        monkeypatch.setattr(features, "BLOCK", 7)
+        features.extract(segmented, 80, 2, False, n_processes)
+        contents.append({path.name: path.read_bytes() for path in (*segmented.glob("feats/*"), segmented / "feats.scp")})
+        (segmented / "feats.json").unlink()
+        for path in segmented.glob("feats/*"):
+            path.unlink()
+    assert contents[0] == contents[1] and len(contents[0]) == 2 * 3 + 1
+    features.extract(segmented, 80, 2, False, 1)
+    got = read(segmented)
+    assert list(read_table(segmented / "utt2num_frames")) == list(got) and len(got) == 18
+    for u in read_data_dir(segmented):
+        expected = mel.log_mel(audio.load(u.wav, u.start, u.end), 80, 2)
+        assert torch.equal(got[u.utt_id], torch.from_numpy(expected))
+
+
+def test_a_recording_is_opened_once_and_looked_at_once(segmented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    utterances = read_data_dir(segmented)
+    opened, stats, real, stat = [], [], audio._open, os.stat
+    monkeypatch.setattr(audio, "_open", lambda path, *more: opened.append(path) or real(path, *more))
+    for n, block in enumerate(features._blocks(utterances)):
+        features._extract_block((segmented, n, block, {"n_mels": 80, "window": 2, "compress": False}, "x"))
+    assert len(opened) == 3
+    monkeypatch.setattr(os, "stat", lambda path, **more: stats.append(str(path)) or stat(path, **more))
+    features.extract(segmented, 80, 2, False, 1)
+    assert sum(path.endswith(".opus") for path in stats) == 3
 
 
 def test_a_run_that_was_cut_off_goes_on_with_the_archives_that_are_whole(folder: Path, monkeypatch) -> None:
