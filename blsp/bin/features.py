@@ -58,9 +58,9 @@ def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -
     scp: dict[str, str] = {}
     n_frames: dict[str, str] = {}
     with ProcessPoolExecutor(max(1, min(nj, len(jobs))), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        rows = (row for rows in pool.map(_extract_block, jobs) for row in rows)
-        for utt_id, place, frames in command.progress(rows, len(utterances), f"{folder.name}: features"):
-            scp[utt_id], n_frames[utt_id] = place, str(frames)
+        for rows in command.progress(pool.map(_extract_block, jobs), len(jobs), f"{folder.name}: features", "block"):
+            for utt_id, place, frames in rows:
+                scp[utt_id], n_frames[utt_id] = place, str(frames)
     write_table(folder / "utt2num_frames", n_frames)
     write_table(folder / "feats.scp", scp)
     write_json(info, {"fingerprint": done, **settings})
