@@ -170,7 +170,8 @@ def _open_structure(path: str, descriptor: int, data: Bytes, every_frame: bool) 
         if structure.refused:
             raise AudioError(path, structure.refused)
         patched = structure.end is not None or (every_frame and stream.format == "FLAC")
-        if structure.parts is None and not patched:
+        enough = structure.enough is not None and stream.frames >= structure.enough
+        if enough or (structure.parts is None and not patched):
             return _Sound(path, [stream], structure)
     except BaseException:
         stream.close()
@@ -183,6 +184,8 @@ def _open_structure(path: str, descriptor: int, data: Bytes, every_frame: bool) 
             streams.append(_Stream(_Patched(path, head, structure.end)))
         else:
             streams.extend(_Stream(io.BytesIO(part)) for part in structure.parts)
+            for stream, n_frames in zip(streams, structure.skip, strict=False):  # only MP3 has frames to skip
+                stream.read(n_frames)
     except (soundfile.LibsndfileError, OSError) as e:
         raise AudioError(path, f"undecodable audio: {_reason(e)}") from None
     if len({(stream.samplerate, stream.channels, stream.subtype) for stream in streams}) > 1:

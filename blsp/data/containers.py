@@ -40,6 +40,8 @@ class Structure:
     share: float = 1.0  # of the promised sound that is there
     end: int | None = None  # where players' tags begin that the decoder trips over; None: it takes the file to its end
     parts: tuple[bytes, ...] | None = None  # whole files to decode one behind the other instead; None: the file as it is
+    skip: tuple[int, ...] = ()  # frames to drop at the beginning of each part
+    enough: int | None = None  # if the decoder expects as many frames or more, it takes the file as it is in spite of `parts`
     remark: str | None = None  # odd but usable
     promised: tuple[int, int] | None = None  # the fewest and the most frames that it decodes to, where frames tell
 

@@ -1,7 +1,7 @@
 """The frames of an MP3 file (ISO 11172-3 and 13818-3), counted one by one.
 
 mpg123 guesses the length of a file without Xing header from its first frame, and stops where a second run of an encoder
-begins. What it cannot be trusted with is handed to it as one file a run, each with a header that has the true count.
+begins. What it cannot be trusted with is handed to it as one file a run, which begins so that it reads on to the end.
 """
 
 from __future__ import annotations
@@ -127,28 +127,35 @@ def _judge(data: Bytes, runs: list[Run], fault: str | None) -> Structure:
             run.promised, run.trimmed = None, 0
     n_total = sum(run.n_frames for run in runs) * n_samples
     promised = (n_total - sum(run.trimmed for run in runs), n_total)
-    parts = tuple(_file(data, run) for run in runs if run.n_frames)
+    heard = [run for run in runs if run.n_frames]
+    parts = tuple(_file(data, run) for run in heard)
     trusted = len(runs) == 1 and len(runs[0].spans) == 1 and runs[0].promised is not None
     trusted = trusted and not (fault or "").startswith("damaged")
     if trusted or not parts or runs[0].header.layer != 3:  # Xing headers exist in layer III only
         return Structure(fault, share=share, promised=promised)
     remark = "MP3 files of several runs in a row" if len(parts) > 1 else None
-    return Structure(fault, share=share, parts=parts, remark=remark, promised=promised)
+    skip = tuple(n_samples if run.promised is None else 0 for run in heard)
+    as_it_is = len(runs) == 1 and len(runs[0].spans) == 1 and runs[0].start == runs[0].spans[0][0] and not fault
+    enough = n_total if as_it_is else None
+    return Structure(fault, share=share, parts=parts, skip=skip, enough=enough, remark=remark, promised=promised)
 
 
 def _file(data: Bytes, run: Run) -> bytes:
-    """A file of one run, with a Xing header that has the true count."""
+    """A file of one run. Without a Xing header that is right, it begins with a silent frame of the lowest bit rate.
+
+    From this frame mpg123 guesses a length that is too high, which does no harm: it decodes until the end. (A Xing header of
+    our own would make it drop its delay of 529 samples, which it does not where there is none.)
+    """
     sound = b"".join(data[start:end] for start, end in run.spans)
     if run.promised is not None:
         return data[run.start : run.spans[0][0]] + sound
-    # The same kind of frame without checksum and padding, in the smallest bit rate that holds the header.
+    word = run.word & 0xFFFF0DFF | 1 << 16  # no padding, no checksum
     for index in range(1, 15):
-        word = run.word & 0xFFFF0DFF & ~(0xF << 12) | 1 << 16 | index << 12
+        word = word & ~(0xF << 12) | index << 12
         frame = header_of(word)
-        if frame.size >= 4 + frame.side + 12:
+        if frame.size >= 4 + frame.side:
             break
-    xing = word.to_bytes(4, "big") + bytes(frame.side) + b"Xing" + (1).to_bytes(4, "big") + run.n_frames.to_bytes(4, "big")
-    return xing.ljust(frame.size, b"\0") + sound
+    return word.to_bytes(4, "big").ljust(frame.size, b"\0") + sound
 
 
 def _seconds(runs: list[Run]) -> float:
