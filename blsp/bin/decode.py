@@ -16,6 +16,7 @@ from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
 from blsp.data.tasks import Job, instruction_of, task_sets
+from blsp.model.prompts import OPTIONS, template_settings
 
 log = command.logger("decode")
 RECOGNIZERS = ("whisper", "ctc")  # inputs of cascades: the LLM reads what they write
@@ -34,6 +35,7 @@ def main() -> None:
         "encoder",
         "llm",
         "template",
+        *OPTIONS,
         "precision",
         "normalizer",
         "tasks",
@@ -87,7 +89,7 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if source == "speech":
         settings["model"] = model_fingerprint(model)
     else:
-        settings |= {key: config[key] for key in ("template", "normalizer")} | {"llm": model_fingerprint(config["llm"])}
+        settings |= {**template_settings(config), "normalizer": config["normalizer"], "llm": model_fingerprint(config["llm"])}
     if source == "whisper":
         settings |= {"recognizer": model_fingerprint(config["encoder"]), "language": config["source_language"]}
     if source == "ctc":
