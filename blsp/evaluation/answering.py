@@ -66,7 +66,7 @@ def answer(
         blsp = BLSP.from_pretrained(model, config["precision"], device)
         source: _Speech | _Text = _Speech(blsp)
     else:
-        llm = load_llm(config["llm"], choose_dtype(config["precision"], device)).to(device)
+        llm = load_llm(config["llm"], choose_dtype(config["precision"], device), device)
         prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
         source = _Text(llm, prompter, normalizer(config["normalizer"]))
     for job, settings in jobs:

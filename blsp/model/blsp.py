@@ -157,7 +157,7 @@ class BLSP(nn.Module):
         config, names = named_parts(folder, "blsp", "encoder", "llm")
         dtype = choose_dtype(config.get("precision", "auto") if precision == "auto" else precision, device)
         encoder = SpeechEncoder.from_pretrained(names["encoder"], config["encoder_padding"], dtype)
-        llm = load_llm(names["llm"], dtype)
+        llm = load_llm(names["llm"], dtype, device)
         template = str(folder / TEMPLATE) if config["template"] == TEMPLATE else config["template"]
         prompter = Prompter(llm.tokenizer, template, **{key: config.get(key, default) for key, default in OPTIONS.items()})
         model = cls(encoder, Adapter(**config["adapter"]), llm, prompter)

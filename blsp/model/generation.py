@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from blsp.base.files import InputError
-from blsp.model.llm import LLM
+from blsp.model.llm import LLM, pad_left
 from blsp.model.prompts import Prompter
 from blsp.model.thinking import answer_of
 
@@ -125,12 +125,7 @@ def _continue(
     llm: LLM, prompts: list[torch.Tensor], settings: GenerationConfig, decoding: Decoding, keys: list[str]
 ) -> list[list[int]]:
     """Token ids behind each prompt, with whatever stands behind an end."""
-    longest = max(len(p) for p in prompts)
-    embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=embeds.device)
-    for i, prompt in enumerate(prompts):
-        embeds[i, longest - len(prompt) :] = prompt
-        mask[i, longest - len(prompt) :] = 1
+    embeds, mask = pad_left(prompts)
     processors = LogitsProcessorList()
     if decoding.temperature > 0:
         processors.append(_SampleRows(decoding, keys, embeds.device))

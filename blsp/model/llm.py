@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -66,7 +67,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise InputError(f"llm: {name} has no tokenizer that can be loaded ({_first_line(e)})") from None
 
 
-def load_llm(name: str, dtype: torch.dtype = torch.float32, attention: str | None = None) -> LLM:
+def load_llm(
+    name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", attention: str | None = None
+) -> LLM:
     """A frozen LLM from a folder or hub name. Raises InputError where it cannot be loaded or cannot be given speech.
 
     attention: the implementation, None being the library's choice; see backward_attention().
@@ -75,7 +78,7 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32, attention: str | Non
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, SafetensorError) as e:
         raise InputError(f"llm: {name} cannot be loaded ({_first_line(e)})") from None
-    return LLM(model, load_tokenizer(name))
+    return LLM(model.to(device), load_tokenizer(name))
 
 
 def _first_line(e: Exception) -> str:
@@ -101,7 +104,8 @@ class LLM(nn.Module):
         self.pads = self._window is not None
         self._prefixes: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._make_contiguous()
-        self._factor = self._try()
+        self._factor = 1.0
+        self._try()
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +133,7 @@ class LLM(nn.Module):
         rows: B tensors (L_i, d_llm) as of embed(); prefix: token ids that stand before each of them. Returns float32
         (sum of n_last, vocabulary). Of a prefix that is met again keys and values are kept, where the LLM has no others.
         """
-        cached = bool(prefix) and self._window is not None and len(prefix) < self._window
+        cached = bool(prefix) and self._keeps(prefix)
         if prefix and not cached:
             before = self.embed(prefix)
             rows = [torch.cat([before, row]) for row in rows]
@@ -143,15 +147,22 @@ class LLM(nn.Module):
         inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": cached, **cache}
         return target_logits(self.model, where, **{k: v for k, v in inputs.items() if k in self._takes}).float()
 
-    def _prefix_cache(self, prefix: tuple[int, ...], batch: int) -> DynamicCache:
-        """Keys and values of a prompt's constant beginning: computed once, the LLM being frozen."""
+    def _keeps(self, prefix: tuple[int, ...]) -> bool:
+        """Whether keys and values of a prompt's constant beginning are there: computed once, the LLM being frozen."""
+        if self._window is None or len(prefix) >= self._window:
+            return False
         if prefix not in self._prefixes:
+            where = torch.zeros(1, len(prefix), dtype=torch.bool, device=self.device)
+            where[0, -1] = True
+            cache = DynamicCache(config=self.model.config)
             with torch.no_grad():
-                where = torch.zeros(1, len(prefix), dtype=torch.bool, device=self.device)
-                where[0, -1] = True
-                cache = DynamicCache(config=self.model.config)
                 target_logits(self.model, where, inputs_embeds=self.embed(prefix)[None], past_key_values=cache, use_cache=True)
             self._prefixes[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
+            if any(keys is None for keys, _ in self._prefixes[prefix]):  # it keeps them elsewhere
+                self._window = None
+        return self._window is not None
+
+    def _prefix_cache(self, prefix: tuple[int, ...], batch: int) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         for i, (keys, values) in enumerate(self._prefixes[prefix]):
             cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), i)
@@ -177,33 +188,80 @@ class LLM(nn.Module):
             head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]) if _is_cpu_bf16(args) else None)
 
     @torch.no_grad()
-    def _try(self) -> float:
-        """What words' embeddings are multiplied by behind the embedding layer, if token ids are read and only then.
+    def _try(self) -> None:
+        """Find out what an LLM does differently from others, on a few words.
 
-        Found by looking at what the first layer is given. Raises InputError for an LLM that does not do the same with
-        embeddings as with token ids: it has no place for speech.
+        Sets _factor (what word embeddings are multiplied by where token ids are read, and only there), clears `pads` where
+        padding on the left changes what follows. Raises InputError for an LLM that does not do with embeddings what it does
+        with token ids: it has no place for speech.
         """
-        name = self.tokenizer.name_or_path
+        kind = f"llm: {self.tokenizer.name_or_path} ({type(self.model).__name__})"
         words = self.model.get_input_embeddings()
-        if words is None or not {"inputs_embeds", "input_ids"} <= self._takes.keys():
-            raise InputError(f"llm: {name} reads token ids only ({type(self.model).__name__}): it cannot be given speech")
+        if words is None or not {"inputs_embeds", "input_ids"} <= self._takes.keys() or not _generates(self.model):
+            raise InputError(f"{kind} reads token ids only, in Transformers: it cannot be given speech; take another LLM")
         ids = torch.arange(1, 1 + min(PROBE, words.weight.shape[0] - 1), device=self.device)[None]
-        embeds = words(ids)
         try:
+            embeds = words(ids)
             expected, given = _watch(self.model, embeds.shape, input_ids=ids)
-            factor = 1.0
-            if given is not None:
-                _, own = _watch(self.model, embeds.shape, inputs_embeds=embeds)
-                if own is not None and not torch.equal(own, given):
-                    factor = float((given.double() * own.double()).sum() / own.double().square().sum())
-            logits, _ = _watch(self.model, embeds.shape, inputs_embeds=embeds * factor)
-        except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as e:
-            kind = type(self.model).__name__
-            raise InputError(f"llm: {name} ({kind}) does not read embeddings in place of words ({_first_line(e)})") from None
-        if (logits - expected).abs().max() > 0.02 * expected.float().std():
-            raise InputError(f"llm: {name} ({type(self.model).__name__}) makes something else of token ids than of their"
-                             " embeddings: it cannot be given speech") from None  # fmt: skip
-        return factor
+            _, own = _watch(self.model, embeds.shape, inputs_embeds=embeds)
+            if given is not None and own is not None and not torch.equal(own, given):
+                self._factor = float((given.double() * own.double()).sum() / own.double().square().sum())
+            embeds = self.embed(ids)
+            same = _alike(self.model(inputs_embeds=embeds).logits, expected)
+            self.model(inputs_embeds=(embeds + embeds.roll(1, 1)) / 2)  # speech is no word
+            if same:
+                token, logits = self._begin([embeds[0]])
+                expected = self.model(input_ids=torch.cat([ids, token], 1)).logits[:, -2:]
+                same = _alike(logits, expected)
+                self.pads = self.pads and _alike(self._begin([embeds[0], embeds[0].repeat(2, 1)])[1], expected)
+            if same and self._window is not None:
+                half = self.logits([embeds[0, PROBE // 2 :]], [1], tuple(ids[0, : PROBE // 2].tolist()))
+                self._window = self._window if _alike(half, expected[0, :1]) else None
+        except Exception as e:  # a model is somebody's program: it can fail in any way
+            raise InputError(f"{kind} does not read embeddings in place of words ({_first_line(e)})") from None
+        if not same:
+            raise InputError(f"{kind} makes something else of embeddings than of their token ids: it cannot be given speech;"
+                             " take another LLM") from None  # fmt: skip
+
+    def _begin(self, rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What generate() writes behind the first of `rows` (L_i, d_llm): a token (1, 1), and logits of two (1, 2, vocabulary)."""
+        embeds, mask = pad_left(rows)
+        settings = GenerationConfig(
+            max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+        )
+        out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
+        return out.sequences[:1, :1], torch.stack(out.logits, 1)[:1]
+
+
+def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """rows: B tensors (L_i, d_llm). Returns them as (B, L, d_llm), zeros on their left, and the mask (B, L) of what is theirs."""
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
+    for i, row in enumerate(rows):
+        embeds[i, longest - len(row) :] = row
+        mask[i, longest - len(row) :] = 1
+    return embeds, mask
+
+
+def _generates(model: PreTrainedModel) -> bool:
+    """Whether generate() takes embeddings. Some architectures do and do not say so, passing on what they are given."""
+    prepare = model.prepare_inputs_for_generation
+    parameters = inspect.signature(prepare).parameters
+    if "inputs_embeds" not in parameters and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+
+        def prepare_embeds(input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+            return prepare(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+        model.prepare_inputs_for_generation = prepare_embeds
+        return True
+    return "inputs_embeds" in parameters
+
+
+def _alike(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Equal but for rounding, on average."""
+    difference = (logits.float() - expected.float()).abs().mean() / expected.float().std()
+    return bool(difference < (1e-3 if expected.dtype == torch.float32 else 0.05))
 
 
 def _is_cpu_bf16(args: tuple) -> bool:

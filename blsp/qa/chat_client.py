@@ -241,7 +241,7 @@ def _from_here(model: ChatModel, wanted: Mapping[str, str], cache: Cache) -> Ite
     from blsp.model.prompts import Prompter
 
     device = command.device()
-    llm = load_llm(model.model, choose_dtype("auto", device)).to(device)
+    llm = load_llm(model.model, choose_dtype("auto", device), device)
     prompter = Prompter(llm.tokenizer, model.template)
     decoding = generation.Decoding(max_new_tokens=model.request["max_tokens"])
     keys = list(wanted)

@@ -121,7 +121,7 @@ def _join_processes() -> dict[str, Any]:
 
 def _blsp(config: dict[str, Any], dtype: torch.dtype, device: str) -> tuple[BLSP, Prompter]:
     """The model of Figure 2 before training, and what makes its prompts. Speech begins at the size of words."""
-    llm = load_llm(config["llm"], dtype, backward_attention(dtype, device))
+    llm = load_llm(config["llm"], dtype, device, backward_attention(dtype, device))
     prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
     encoder = SpeechEncoder.from_pretrained(config["encoder"], config["encoder_padding"], dtype)
     d_llm = llm.embed([0]).shape[1]

@@ -79,7 +79,7 @@ class _Writer:
     """The LLM at work."""
 
     def __init__(self, name: str, precision: str, device: str, **prompts: str):
-        self.llm = load_llm(name, choose_dtype(precision, device)).to(device)
+        self.llm = load_llm(name, choose_dtype(precision, device), device)
         self.prompter = Prompter(self.llm.tokenizer, **prompts)
 
     def write(self, rows: list[Row], behaviour: dict[str, Any]) -> list[Row]:
