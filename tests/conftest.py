@@ -30,9 +30,13 @@ import soundfile
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -250,6 +254,11 @@ def prepared(world: World) -> World:
     call("features", *common, "--nj", 1)
     call("continuation", *common)
     return replace(world, data=data)
+
+
+def plain_llm(folder: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An LLM and its tokenizer as Transformers gives them: what ours is compared with."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def prepare_corpus(corpus: Path, data: Path) -> None:

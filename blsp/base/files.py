@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 CHUNK = 1 << 20  # bytes
+# Files of a model's folder that it depends on: configurations, weights, vocabularies, chat templates.
+PARTS = {".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".jinja"}
 
 
 class InputError(Exception):
@@ -127,7 +129,7 @@ def model_fingerprint(folder: str | Path) -> str:
         return fingerprint(str(folder))
     parts = []
     for path in sorted(folder.iterdir()):
-        if path.suffix not in {".json", ".safetensors", ".bin", ".model", ".txt"}:
+        if path.suffix not in PARTS:
             continue
         parts.append([path.name, *_size_and_ends(path)])
     return fingerprint(parts)

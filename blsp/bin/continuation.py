@@ -20,6 +20,7 @@ from blsp.base.files import InputError, fingerprint, model_fingerprint, read_jso
 from blsp.data import normalization
 from blsp.data.data_dir import read_table
 from blsp.data.tasks import present_sets
+from blsp.model.prompts import OPTIONS, template_settings
 from blsp.qa.chat_client import CACHE, ChatModel
 from blsp.qa.questions import Questions, write_questions
 
@@ -39,8 +40,8 @@ def main() -> None:
 
 def _respond(args: argparse.Namespace, config: dict[str, Any]) -> None:
     """The responses of every behaviour to the transcripts of the training and dev sets."""
-    require(config, "llm", "template", "precision", "behaviours", "mix", "normalizer", "generation", "generation_batch",
-            "refusals")  # fmt: skip
+    require(config, "llm", "template", *OPTIONS, "precision", "behaviours", "mix", "normalizer", "generation",
+            "generation_batch", "refusals")  # fmt: skip
     work = []
     for name in config["mix"]:
         behaviour = _behaviour(name, config)
@@ -50,7 +51,7 @@ def _respond(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if work:
         from blsp.training.behaviours import respond  # loads torch, which a rerun that has nothing to do need not wait for
 
-        llm = {"name": config["llm"], "template": config["template"], "precision": config["precision"]}
+        llm = {"name": config["llm"]} | {key: config[key] for key in ("precision", "template", *OPTIONS)}
         command.share_work(respond, (work, llm, config["generation_batch"]), args.ngpu, args.shard)
 
 
@@ -77,7 +78,7 @@ def _behaviour(name: str, config: dict[str, Any]) -> dict[str, Any]:
                  "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}  # fmt: skip
     if spec["response"] == "generate":
         behaviour |= {"decoding": config["generation"], "refusals": config["refusals"]}
-        behaviour |= {"llm": model_fingerprint(config["llm"]), "template": config["template"]}
+        behaviour |= {"llm": model_fingerprint(config["llm"]), "template": template_settings(config)}
         behaviour |= {"precision": config["precision"]}
     return {**behaviour, "fingerprint": fingerprint(behaviour)}
 

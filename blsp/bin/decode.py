@@ -17,6 +17,7 @@ from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
 from blsp.data import normalization
 from blsp.data.tasks import Job, instruction_of, task_sets
+from blsp.model.prompts import OPTIONS, template_settings
 
 log = command.logger("decode")
 RECOGNIZERS = ("whisper", "ctc")  # inputs of cascades: the LLM reads what they write
@@ -35,6 +36,7 @@ def main() -> None:
         "encoder",
         "llm",
         "template",
+        *OPTIONS,
         "precision",
         "normalizer",
         "tasks",
@@ -88,7 +90,7 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if source == "speech":
         settings["model"] = model_fingerprint(model)
     else:
-        settings |= {key: config[key] for key in ("template", "normalizer")} | {"normal_forms": normalization.VERSION}
+        settings |= {**template_settings(config), "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}
         settings["llm"] = model_fingerprint(config["llm"])
     if source == "whisper":
         settings |= {"recognizer": model_fingerprint(config["encoder"]), "language": config["source_language"]}

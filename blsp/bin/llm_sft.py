@@ -18,9 +18,10 @@ from typing import Any
 from blsp.base import command
 from blsp.base.config import begin_experiment, load_config, plain, program_arguments, require
 from blsp.base.files import InputError, atomic_write, file_fingerprint, fingerprint, model_fingerprint, read_json, write_json
+from blsp.model.prompts import OPTIONS, template_settings
 
 # What the trained weights depend on, beside the data and the LLM; other keys may change without training again.
-KEYS = ("seed", "initialize", "template", "precision", "train_sets", "max_length", "epochs", "batch_size", "max_tokens",
+KEYS = ("seed", "initialize", "precision", "train_sets", "max_length", "epochs", "batch_size", "max_tokens",
         "weight_decay", "adam_betas", "lr", "warmup_steps", "schedule", "max_grad_norm", "neftune_alpha")  # fmt: skip
 REPORTING = ("corpus", "llm", "dev_sets", "dev_examples", "target_exact_match", "gradient_checkpointing", "log_interval",
              "dev_interval", "checkpoint_interval")  # fmt: skip
@@ -30,7 +31,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 def main() -> None:
     args = program_arguments("blsp.bin.llm_sft", __doc__, "exp_dir").parse_args()
     config = load_config(args.config, args.overrides)
-    require(config, *KEYS, *REPORTING, example="recipes/alpaca/conf/sft.yaml")
+    require(config, *KEYS, "template", *OPTIONS, *REPORTING, example="recipes/alpaca/conf/sft.yaml")
     _check(config, args.config)
     log = command.logger("llm_sft", args.exp_dir / "train.log")
     settings = _settings(config, args.data_dir)
@@ -61,6 +62,7 @@ def _settings(config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
         keys += ["target_exact_match", "dev_interval"]
     return {
         **{key: plain(config)[key] for key in keys},
+        **template_settings(config),
         "llm": model_fingerprint(config["llm"]),
         "data": [file_fingerprint(data_dir / f"{name}.jsonl") for name in config["train_sets"]],
         "dev": dev if config["target_exact_match"] else {},
@@ -71,9 +73,9 @@ def _tune(config: dict[str, Any], settings: dict[str, Any], data_dir: Path, exp_
     import torch
     import transformers
     from torch.utils.tensorboard import SummaryWriter
-    from transformers import AutoTokenizer, TrainingArguments
+    from transformers import TrainingArguments
 
-    from blsp.model.blsp import choose_dtype
+    from blsp.model.llm import choose_dtype, load_tokenizer
     from blsp.model.prompts import Prompter
     from blsp.training import instruction_tuning as tuning
     from blsp.training.dataset import StepSampler
@@ -82,11 +84,7 @@ def _tune(config: dict[str, Any], settings: dict[str, Any], data_dir: Path, exp_
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"torch\.distributed|accelerate")  # that a single process is single
     rows = tuning.read_rows(data_dir, config["train_sets"])
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config["llm"])
-    except (OSError, ValueError) as e:
-        raise InputError(f"llm: {config['llm']} has no tokenizer that can be loaded ({str(e).splitlines()[0]})") from None
-    prompter = Prompter(tokenizer, config["template"])
+    prompter = Prompter(load_tokenizer(config["llm"]), config["template"], **{key: config[key] for key in OPTIONS})
     if config["dev_sets"]:
         dev_rows = tuning.read_rows(data_dir, config["dev_sets"])
     else:
@@ -167,7 +165,7 @@ def _tune(config: dict[str, Any], settings: dict[str, Any], data_dir: Path, exp_
     if rank == 0:
         provenance = {"fingerprint": fingerprint(settings), "commit": command.commit(), "steps": trainer.state.global_step,
                       "examples": len(data), "corpus": config["corpus"], "configuration": plain(config)}  # fmt: skip
-        _save(part, exp_dir / "model", dtype, tokenizer, provenance)
+        _save(part, exp_dir / "model", dtype, prompter, provenance)
         writer.close()
         shutil.rmtree(checkpoints, ignore_errors=True)  # what they were for is in model/ now
         log.info(f"{exp_dir}/model: written; curves: tensorboard --logdir {exp_dir}/tensorboard")
@@ -182,13 +180,23 @@ def _hold_out(rows: list[Any], n: int, seed: int) -> tuple[list[Any], list[Any]]
     return [row for i, row in enumerate(rows) if i not in drawn], [row for i, row in enumerate(rows) if i in drawn]
 
 
-def _save(part: Path, folder: Path, dtype: Any, tokenizer: Any, provenance: dict[str, Any]) -> None:
-    """From the float32 weights in part/trained a whole folder in the dtype that frozen LLMs are loaded in."""
+def _save(part: Path, folder: Path, dtype: Any, prompter: Any, provenance: dict[str, Any]) -> None:
+    """From the float32 weights in part/trained a whole folder in the dtype that frozen LLMs are loaded in.
+
+    It names what ends a turn, and has the chat template that was trained with, also for programs that know no other.
+    """
     from transformers import AutoModelForCausalLM
 
-    AutoModelForCausalLM.from_pretrained(part / "trained", dtype=dtype).save_pretrained(part)
+    llm = AutoModelForCausalLM.from_pretrained(part / "trained", dtype=dtype)
+    known = llm.generation_config.eos_token_id
+    ends = [*known] if isinstance(known, list) else [known] * (known is not None)
+    if prompter.end[-1] not in ends:
+        llm.generation_config.eos_token_id = [*ends, prompter.end[-1]]
+    llm.save_pretrained(part)
     shutil.rmtree(part / "trained")
-    tokenizer.save_pretrained(part)
+    if prompter.file is not None:
+        prompter.tokenizer.chat_template = prompter.file
+    prompter.tokenizer.save_pretrained(part)
     write_json(part / "provenance.json", provenance)
     for path in part.iterdir():
         with open(path, "rb") as f:

@@ -14,12 +14,13 @@ from blsp.base import command
 from blsp.base.config import load_config, plain, program_arguments, require
 from blsp.base.files import InputError, fingerprint, model_fingerprint, read_json
 from blsp.data.data_dir import pairs_fingerprint
+from blsp.model.prompts import OPTIONS, template_settings
 
 # What the trained weights depend on, beside the data and the models; other keys may change without training again.
 KEYS = ("seed", "encoder_padding", "precision", "train_sets", "mix", "d_bottleneck", "noise", "optimizer", "lr",
         "warmup_steps", "schedule", "max_grad_norm", "epochs", "batch_size", "max_tokens")  # fmt: skip
 CTC = ("objective", "ctc_vocabulary")  # of a recognizer alone
-ALIGNMENT = ("template",)  # of a model with an LLM alone
+ALIGNMENT = ("template", *OPTIONS)  # of a model with an LLM alone
 DISTILLATION = ("kd_weight", "kd_temperature", "normalizer")  # and where the LLM is its own teacher
 REPORTING = ("behaviours", "encoder", "llm", "dev_sets", "tasks", "examples", "normalizer", "generation", "log_interval",
              "dev_interval", "checkpoint_interval", "loader_processes")  # fmt: skip
@@ -46,12 +47,13 @@ def _settings(config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
     """What the trained weights depend on; keys that do not concern the objective are left out."""
     ctc = config["objective"] == "ctc"
     if ctc:
-        from blsp.model.blsp import llm_width
-    keys = [*KEYS, *(CTC if ctc else ALIGNMENT), *(DISTILLATION if config["kd_weight"] and not ctc else ())]
+        from blsp.model.llm import llm_width
+    keys = [*KEYS, *(CTC if ctc else ()), *(DISTILLATION if config["kd_weight"] and not ctc else ())]
     return {
         **{key: plain(config)[key] for key in keys},
         "encoder": model_fingerprint(config["encoder"]),
         **({"d_llm": llm_width(config["llm"])} if ctc else {"llm": model_fingerprint(config["llm"])}),
+        **({} if ctc else template_settings(config)),
         "data": [pairs_fingerprint(data_dir / name, b) for b in config["mix"] for name in config["train_sets"]],
     }
 

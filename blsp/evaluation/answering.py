@@ -20,10 +20,11 @@ from blsp.data.normalization import normalizer
 from blsp.data.tasks import Job
 from blsp.model import generation
 from blsp.model.adapter import adapter_length
-from blsp.model.blsp import BLSP, choose_dtype, load_llm
+from blsp.model.blsp import BLSP
 from blsp.model.encoder import STRIDE, SpeechEncoder, cut, load_recognizer
 from blsp.model.generation import Decoding, Generated
-from blsp.model.prompts import Prompter
+from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
+from blsp.model.prompts import OPTIONS, Prompter
 from blsp.model.recognizer import Recognizer
 
 log = command.logger("decode")
@@ -33,9 +34,11 @@ def _journal(job: Job, settings: dict[str, Any], shard: int, n_shards: int) -> J
     return Journal(job.output, fingerprint(settings), shard, n_shards)
 
 
-def _finish(job: Job, settings: dict[str, Any], journal: Journal, utt_ids: Iterable[str]) -> None:
+def _finish(job: Job, settings: dict[str, Any], journal: Journal, utt_ids: Iterable[str], dtype: torch.dtype) -> None:
+    """dtype: of the models, what a precision "auto" has come to."""
     if journal.finish(list(utt_ids)):
-        write_json(job.output.with_name("decode.json"), {"fingerprint": fingerprint(settings), **settings})
+        done = {"fingerprint": fingerprint(settings), **settings, "dtype": precision_name(dtype)}
+        write_json(job.output.with_name("decode.json"), done)
         log.info(f"{job.output}: {len(journal.rows)} hypotheses")
 
 
@@ -63,17 +66,18 @@ def answer(
         blsp = BLSP.from_pretrained(model, config["precision"], device)
         source: _Speech | _Text = _Speech(blsp)
     else:
-        llm, tokenizer = load_llm(config["llm"], choose_dtype(config["precision"], device))
-        source = _Text(llm.to(device), Prompter(tokenizer, config["template"]), normalizer(config["normalizer"]))
+        llm = load_llm(config["llm"], choose_dtype(config["precision"], device), device)
+        prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
+        source = _Text(llm, prompter, normalizer(config["normalizer"]))
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
         references, instructions = read_table(job.folder / job.reference), job.instructions()
         batches = _batches(source.open(job, config["input"], instructions), journal, config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: {job.name}", "batch"):
             prompts = source.prompts([instructions[u] for u in batch], batch)
-            texts = generation.generate(source.llm, source.prompter.tokenizer, prompts, decoding, batch)
+            texts = generation.generate(source.llm, source.prompter, prompts, decoding, batch)
             journal.append(_row(job, u, instructions[u], references, g) for u, g in zip(batch, texts, strict=True))
-        _finish(job, settings, journal, instructions)
+        _finish(job, settings, journal, instructions, source.llm.dtype)
 
 
 class _Speech:
@@ -99,7 +103,7 @@ class _Speech:
 class _Text:
     """Prompts whose content is a transcript: the reference (Text+LLM) or a recognizer's (Whisper+LLM, CTC+LLM)."""
 
-    def __init__(self, llm: Any, prompter: Prompter, normalize: Any):
+    def __init__(self, llm: LLM, prompter: Prompter, normalize: Callable[[str], str]):
         self.llm, self.prompter, self.normalize = llm, prompter, normalize
 
     def open(self, job: Job, source: str, meant: Container[str]) -> dict[str, int]:
@@ -113,9 +117,8 @@ class _Text:
 
     @torch.inference_mode()
     def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
-        embed = self.llm.get_input_embeddings()
-        ids = [self.prompter.text_prompt(i, self.transcripts[u]) for i, u in zip(instructions, utt_ids, strict=True)]
-        return [embed(torch.tensor(i, device=self.llm.device)) for i in ids]
+        texts = zip(instructions, (self.transcripts[u] for u in utt_ids), strict=True)
+        return [self.llm.embed(self.prompter.text_prompt(*text)) for text in texts]
 
 
 def transcribe_all(
@@ -123,10 +126,13 @@ def transcribe_all(
 ) -> None:
     """Let the recognizer of a cascade (Section 4.2) do every job."""
     if config["input"] == "whisper":
-        transcribe: Callable[[list[torch.Tensor]], list[str]] = _Whisper(config, device).transcribe
+        whisper = _Whisper(config, device)
+        transcribe: Callable[[list[torch.Tensor]], list[str]] = whisper.transcribe
+        dtype = whisper.model.dtype
     else:
         recognizer = Recognizer.from_pretrained(model, config["precision"], device)
         transcribe = partial(recognizer.transcribe, beam=config["ctc_beam"])
+        dtype = recognizer.encoder.encoder.dtype
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
         references, instructions = read_table(job.folder / job.reference), job.instructions()
@@ -136,7 +142,7 @@ def transcribe_all(
             texts = transcribe([mel.read_features(places[u]) for u in batch])
             generated = [Generated(text, 0, "stop") for text in texts]
             journal.append(_row(job, u, "", references, g) for u, g in zip(batch, generated, strict=True))
-        _finish(job, settings, journal, instructions)
+        _finish(job, settings, journal, instructions, dtype)
 
 
 class _Whisper:

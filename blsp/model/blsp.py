@@ -12,12 +12,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from blsp.base.files import InputError, model_fingerprint, read_json, write_json
+from blsp.base.files import InputError, atomic_write, model_fingerprint, read_json, write_json
 from blsp.model.adapter import Adapter
 from blsp.model.encoder import SpeechEncoder, cut
-from blsp.model.prompts import Prompt, Prompter
+from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
+from blsp.model.prompts import OPTIONS, Prompt, Prompter
+
+TEMPLATE = "template.jinja"  # the copy of a template file in a model's folder
 
 
 @dataclass
@@ -36,34 +38,6 @@ class Batch:
         return self
 
 
-def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
-    """The frozen parts' dtype. "auto": bf16 on a GPU that has it, float32 elsewhere."""
-    if precision == "auto":
-        on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if on_gpu else torch.float32
-    try:
-        return {"bf16": torch.bfloat16, "float32": torch.float32}[precision]
-    except KeyError:
-        raise InputError(f"precision: '{precision}' is not one of auto, bf16, float32") from None
-
-
-def llm_width(name: str) -> int:
-    """The size of an LLM's embeddings, d_llm, without loading it."""
-    try:
-        return AutoConfig.from_pretrained(name).get_text_config().hidden_size
-    except (OSError, ValueError) as e:
-        raise InputError(f"llm: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
-
-
-def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM and its tokenizer from a folder or hub name. Raises InputError where it cannot be loaded."""
-    try:
-        llm = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval().requires_grad_(False)
-        return llm, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as e:
-        raise InputError(f"llm: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
-
-
 class BLSP(nn.Module):
     """Speech encoder, adapter and LLM as one model; only the adapter is trained.
 
@@ -75,7 +49,7 @@ class BLSP(nn.Module):
         self,
         encoder: SpeechEncoder,
         adapter: Adapter,
-        llm: PreTrainedModel,
+        llm: LLM,
         prompter: Prompter,
         kd_weight: float = 0.0,
         kd_temperature: float = 2.0,
@@ -85,11 +59,10 @@ class BLSP(nn.Module):
             raise InputError(f"kd_weight {kd_weight} should be from 0 to 1, kd_temperature {kd_temperature} above 0")
         self.encoder = encoder.requires_grad_(False)
         self.adapter = adapter
-        self.llm = llm.requires_grad_(False)
+        self.llm = llm
         self.prompter = prompter
         self.kd_weight, self.kd_temperature = kd_weight, kd_temperature
         self.reported: dict[str, torch.Tensor] = {}  # sums over the last batch's targets that belong beside its loss
-        self._prefix_states: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def train(self, mode: bool = True) -> BLSP:
         """Frozen parts stay in evaluation mode."""
@@ -111,10 +84,6 @@ class BLSP(nn.Module):
         embeds = embeds.to(self.llm.dtype)
         return [row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True)]
 
-    def word_embeds(self, ids: Sequence[int]) -> torch.Tensor:
-        """(len(ids), d_llm) embeddings of token ids."""
-        return self.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
-
     def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
         """Language modeling loss of the responses given the speech (Section 3, second step).
 
@@ -127,7 +96,7 @@ class BLSP(nn.Module):
             return self.response_loss(speech, batch)
         logits = self.response_logits(speech, batch)
         with torch.no_grad():
-            teacher = self.response_logits([self.word_embeds(ids) for ids in batch.transcripts], batch)
+            teacher = self.response_logits([self.llm.embed(ids) for ids in batch.transcripts], batch)
         cross_entropy, n_targets = _cross_entropy(logits, batch)
         kl = divergence(teacher, logits, self.kd_temperature)
         self.reported = {"cross_entropy": cross_entropy.detach(), "kl": kl.detach()}
@@ -147,41 +116,15 @@ class BLSP(nn.Module):
         shared = all(p.prefix == prefix for p in batch.prompts)
         rows = []
         for content, prompt, response in zip(contents, batch.prompts, batch.responses, strict=True):
-            before = [] if shared else [self.word_embeds(prompt.prefix)]
+            before = [] if shared else [self.llm.embed(prompt.prefix)]
             # The last response token is predicted and never read.
-            rows.append(torch.cat([*before, content, self.word_embeds([*prompt.suffix, *response[:-1]])]))
-        lengths = [len(row) for row in rows]
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, d_llm)
-        n_cached = len(prefix) if shared else 0
-        positions = torch.arange(n_cached + embeds.shape[1], device=self.device)
-        ends = n_cached + torch.tensor(lengths, device=self.device)
-        mask = (positions < ends[:, None]).long()  # (B, n_cached + L)
-        cache = self._prefix_cache(prefix, len(rows)) if shared else None
-        hidden = self.llm.base_model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions[None, n_cached:],
-            past_key_values=cache,
-            use_cache=shared,
-        ).last_hidden_state  # (B, L, d_llm)
+            rows.append(torch.cat([*before, content, self.llm.embed([*prompt.suffix, *response[:-1]])]))
         # Logits only where a response token is predicted: from the suffix' last token to the response's last but one.
-        picked = torch.cat([row[n - len(r) : n] for row, n, r in zip(hidden, lengths, batch.responses, strict=True)])
-        return self.llm.get_output_embeddings()(picked).float()
-
-    def _prefix_cache(self, prefix: tuple[int, ...], batch: int) -> DynamicCache:
-        """Keys and values of a prompt's constant beginning: computed once, the LLM being frozen."""
-        if prefix not in self._prefix_states:
-            with torch.no_grad():
-                out = self.llm.base_model(inputs_embeds=self.word_embeds(prefix)[None], use_cache=True)
-            self._prefix_states[prefix] = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
-        cache = DynamicCache()
-        for i, (keys, values) in enumerate(self._prefix_states[prefix]):
-            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), i)
-        return cache
+        return self.llm.logits(rows, [len(r) for r in batch.responses], prefix if shared else ())
 
     def prompt_embeds(self, prompt: Prompt, content: torch.Tensor) -> torch.Tensor:
         """(L, d_llm) embeddings of a whole prompt, ready for generation; content (n, d_llm)."""
-        return torch.cat([self.word_embeds(prompt.prefix), content, self.word_embeds(prompt.suffix)])
+        return torch.cat([self.llm.embed(prompt.prefix), content, self.llm.embed(prompt.suffix)])
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """The parameters that training changes, by name."""
@@ -192,19 +135,33 @@ class BLSP(nn.Module):
         load_trained(self, state)
 
     def save_pretrained(self, folder: str | Path, encoder: str, llm: str, provenance: dict[str, Any]) -> None:
-        """Write model.safetensors (what was trained) and config.json, which names encoder and LLM. Not the frozen parts."""
-        template = {"template": self.prompter.template}
-        save_folder(folder, self, "blsp", {"encoder": encoder, "llm": llm}, template, provenance)
+        """Write model.safetensors (what was trained) and config.json, which names encoder and LLM. Not the frozen parts.
+
+        A template that is a file is copied to template.jinja.
+        """
+        prompter = self.prompter
+        settings = {"template": prompter.template, **{key: getattr(prompter, key) for key in OPTIONS}}
+        if prompter.file is not None:
+            settings["template"] = TEMPLATE
+            with atomic_write(Path(folder) / TEMPLATE) as f:
+                f.write(prompter.file)
+        settings["precision"] = precision_name(self.llm.dtype)
+        save_folder(folder, self, "blsp", {"encoder": encoder, "llm": llm}, settings, provenance)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, precision: str = "auto", device: str = "cpu") -> BLSP:
-        """A trained model with the encoder and LLM that its config.json names, in evaluation mode."""
+        """A trained model with the encoder and LLM that its config.json names, in evaluation mode.
+
+        precision: of the frozen parts; auto: what it was trained in.
+        """
         folder = Path(folder)
         config, names = named_parts(folder, "blsp", "encoder", "llm")
-        dtype = choose_dtype(precision, device)
+        dtype = choose_dtype(config.get("precision", "auto") if precision == "auto" else precision, device)
         encoder = SpeechEncoder.from_pretrained(names["encoder"], config["encoder_padding"], dtype)
-        llm, tokenizer = load_llm(names["llm"], dtype)
-        model = cls(encoder, Adapter(**config["adapter"]), llm, Prompter(tokenizer, config["template"]))
+        llm = load_llm(names["llm"], dtype, device)
+        template = str(folder / TEMPLATE) if config["template"] == TEMPLATE else config["template"]
+        prompter = Prompter(llm.tokenizer, template, **{key: config.get(key, default) for key, default in OPTIONS.items()})
+        model = cls(encoder, Adapter(**config["adapter"]), llm, prompter)
         load_weights(model, folder)
         return model.to(device).eval()
 

@@ -8,22 +8,32 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from blsp.base.files import InputError
+from blsp.model.llm import LLM, pad_left
+from blsp.model.prompts import Prompter
+from blsp.model.thinking import answer_of
 
 NUCLEUS = 256  # tokens that are looked at first
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How text is generated. A temperature of 0 is greedy; above, tokens are sampled from the top_p nucleus."""
+    """How text is generated: this and nothing else, whatever the LLM's generation_config says.
+
+    temperature: 0 is greedy; above, tokens are sampled from the top_p nucleus.
+    repetition_penalty: divides the positive logits of tokens that the response has already, multiplies others; 1: off.
+    no_repeat_ngram_size: no sequence of so many tokens stands twice in a response; 0: off.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     num_beams: int = 1
     seed: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
@@ -37,6 +47,8 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1:
             raise InputError(f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p in (0, 1]")
+        if self.repetition_penalty <= 0 or self.no_repeat_ngram_size < 0:
+            raise InputError(f"{self}: repetition_penalty is above 0 (1: off), no_repeat_ngram_size at least 0 (0: off)")
         if self.temperature > 0 and self.num_beams > 1:
             raise InputError(f"{self}: sampling (temperature above 0) goes with num_beams 1")
 
@@ -44,8 +56,8 @@ class Decoding:
 @dataclass(frozen=True)
 class Generated:
     text: str
-    n_tokens: int  # without the end of sequence
-    finish_reason: str  # stop | length
+    n_tokens: int  # without the end of the turn
+    finish_reason: str  # stop | length | thinking: ended before it began to answer
 
 
 class _SampleRows(LogitsProcessor):
@@ -80,47 +92,59 @@ class _SampleRows(LogitsProcessor):
 
 @torch.inference_mode()
 def generate(
-    llm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[torch.Tensor],
-    decoding: Decoding,
-    keys: Sequence[str],
+    llm: LLM, prompter: Prompter, prompts: Sequence[torch.Tensor], decoding: Decoding, keys: Sequence[str]
 ) -> list[Generated]:
-    """Continue each prompt.
+    """Continue each prompt, up to what ends a turn by the template or a text by the LLM. Thinking is no part of the text.
 
     prompts: embeddings (L_i, d_llm); keys: what seeds each row's sampling, the utterance ids.
-    Rows are padded on the left and masked, so that a batch gives what single prompts give.
+    Rows are padded on the left and masked, so that a batch gives what single prompts give; of an LLM that would read the
+    padding, only rows of the same length are taken together.
     """
-    longest = max(len(p) for p in prompts)
-    embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=embeds.device)
+    groups: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
-        embeds[i, longest - len(prompt) :] = prompt
-        mask[i, longest - len(prompt) :] = 1
-    processors = LogitsProcessorList()
-    if decoding.temperature > 0:
-        processors.append(_SampleRows(decoding, keys, embeds.device))
-    eos = tokenizer.eos_token_id
-    rows = llm.generate(
-        inputs_embeds=embeds,
-        attention_mask=mask,
-        logits_processor=processors,
+        groups.setdefault(0 if llm.pads else len(prompt), []).append(i)
+    ends = sorted({*llm.ends, prompter.end[-1]})
+    settings = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         num_beams=decoding.num_beams,
         do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=eos,
-        pad_token_id=eos,
-    ).tolist()
-    generated = []
-    for ids in rows:
-        ended = eos in ids
-        ids = ids[: ids.index(eos)] if ended else ids
-        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        generated.append(Generated(text, len(ids), "stop" if ended else "length"))
-    return generated
+        repetition_penalty=decoding.repetition_penalty,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
+    )
+    generated: dict[int, Generated] = {}
+    for members in groups.values():
+        rows = _continue(llm, [prompts[i] for i in members], settings, decoding, [keys[i] for i in members])
+        for i, ids in zip(members, rows, strict=True):
+            generated[i] = _read(ids, ends, prompter)
+    return [generated[i] for i in range(len(prompts))]
+
+
+def _continue(
+    llm: LLM, prompts: list[torch.Tensor], settings: GenerationConfig, decoding: Decoding, keys: list[str]
+) -> list[list[int]]:
+    """Token ids behind each prompt, with whatever stands behind an end."""
+    embeds, mask = pad_left(prompts)
+    processors = LogitsProcessorList()
+    if decoding.temperature > 0:
+        processors.append(_SampleRows(decoding, keys, embeds.device))
+    out = llm.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=processors, generation_config=settings)
+    return out.tolist()
+
+
+def _read(ids: list[int], ends: list[int], prompter: Prompter) -> Generated:
+    """What generated token ids say."""
+    n = next((i for i, token in enumerate(ids) if token in ends), None)
+    ids, reason = (ids, "length") if n is None else (ids[:n], "stop")
+    tokenizer = prompter.tokenizer
+    if prompter.thought_tags.isdisjoint(ids):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    else:  # the tags may be special tokens, which would leave no trace
+        special = set(tokenizer.all_special_ids) - prompter.thought_tags
+        text = tokenizer.decode([token for token in ids if token not in special])
+    text, thinking = answer_of(text.strip(), prompter.opens_thought)
+    return Generated(text, len(ids), "thinking" if thinking else reason)
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -2,25 +2,35 @@
 
 ###[Human]:<instruction><transcript or speech>\n\n\n###[Assistant]:<response>
 `------- prefix ------'`------ content ------'`----- suffix -----'
+
+Control tokens (ends, turns, roles) come from templates alone. In data (transcripts, instructions, responses) their names are
+text like any other.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from blsp.base.files import InputError
+from blsp.base.files import InputError, file_fingerprint
+from blsp.model.thinking import closing_of, is_tag
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HUMAN = "###[Human]:"
 ASSISTANT = "\n\n\n###[Assistant]:"
+TEMPLATE_DATE = "2024-07-26"  # what templates that ask for today's date are told, unless another one is set
 ANCHOR = "a"  # a word's end: what the suffix is tokenized behind
-CONTENT = "\ue000"  # private-use character that marks the content in a rendered chat template
+ANCHORS = ("\n", ANCHOR, "0", "。")  # what the rest of a text is tokenized behind, so that it gains no space marker
+# Private-use characters that mark the places of content, answer, instruction and system message in a rendered chat template.
+CONTENT, ANSWER, INSTRUCTION, SYSTEM = "\ue000", "\ue001", "\ue002", "\ue003"
+PLAIN = re.compile(r"[\w\s▁'’]*|.", re.DOTALL)  # added tokens that are words, runs of spaces or single characters
+DIRECTIVES = tuple(f"%{c}" for c in ("-d", "-m", "-I", "-H", "-M", "-S", *"dmyYbBaAjHIMSpUWwFDTRxXc"))  # of strftime
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,20 @@ class Prompt:
     suffix: tuple[int, ...]
 
 
+def template_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """What prompts depend on, beside the LLM's folder, of a configuration: for fingerprints. A file counts by its content."""
+    name = config["template"]
+    if name in ("paper", "official"):
+        return {"template": name}
+    if name != "chat" and not Path(name).is_file():
+        raise InputError(f"template '{name}' is neither paper, official, chat nor a readable file")
+    settings = {"template": name if name == "chat" else file_fingerprint(name)}
+    return settings | {key: str(config.get(key) or default) for key, default in OPTIONS.items()}
+
+
+OPTIONS = {"system_message": "", "template_date": TEMPLATE_DATE}  # of chat templates, with their defaults
+
+
 class Prompter:
     """Builds token ids of prompts and responses for one tokenizer and template.
 
@@ -39,66 +63,222 @@ class Prompter:
                           released code; for their published checkpoint only;
               "chat"      the chat template of the tokenizer;
               a path      a file with a Jinja chat template.
+    system_message: text of the system turn; "": none, and the template does what it does without.
+    template_date: the day that a chat template is told for today's, YYYY-MM-DD.
+
+    end: token ids that end a response in training: what the template writes behind an assistant's turn up to its control
+         token, or the end of sequence where it writes plain text.
+    opens_thought: whether the prompt ends with an opened <think>.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "paper"):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str = "paper",
+        system_message: str = "",
+        template_date: str | date = TEMPLATE_DATE,
+    ):
         self.tokenizer = tokenizer
-        self.template = template
-        if tokenizer.eos_token_id is None:
-            raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token")
+        self.template, self.system_message, self.template_date = template, system_message or "", str(template_date)
+        self.file: str | None = None  # the template's text where it is a file
+        self.jinja = self._read_template()  # text of the chat template, None for paper and official
+        words = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
+        special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        words = {i: w for i, w in words.items() if not PLAIN.fullmatch(w) or i in special} | special
+        self._words = re.compile("|".join(map(re.escape, sorted(words.values(), key=len, reverse=True))) or "(?!)")
+        unknown = tokenizer.unk_token_id  # is what data may become, unless it is an end as well
+        self._control = words.keys() - ({unknown} if unknown != tokenizer.eos_token_id else set())
+        self.thought_tags = {i for i, word in words.items() if is_tag(word)}
         # SentencePiece marks the start of every text as a word's start; byte-level BPE needs the space itself.
         first = tokenizer.convert_ids_to_tokens(self._ids(ANCHOR)[0])
         self._space = "" if first.startswith("▁") else " "
-        self._jinja: str | None = None
-        if template not in ("paper", "official", "chat"):
-            try:
-                self._jinja = Path(template).read_text(encoding="utf-8")
-            except OSError:
-                raise InputError(f"template '{template}' is neither paper, official, chat nor a readable file") from None
-        elif template == "chat" and not tokenizer.chat_template:
-            raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; set template to paper")
+        self._lead, self._closing, self.opens_thought, end = "", "", False, None
+        if self.jinja is not None:
+            _, self._after = self._around(ANCHOR)
+            self._closing = closing_of(self._after)
+            self.opens_thought = bool(self._closing)
+            self._lead, end = self._around_answer()
+        if end is None and tokenizer.eos_token_id is None:
+            raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token")
+        self.end = (tokenizer.eos_token_id,) if end is None else end
 
     def prompt(self, instruction: str) -> Prompt:
         """The prompt around a transcript or speech under `instruction`."""
-        if self.template in ("paper", "official"):
+        if self.jinja is None:
             suffix = self._ids(ASSISTANT) if self.template == "official" else self._ids_behind_a_word(ASSISTANT)
-            return Prompt((*self._bos(), *self._ids(HUMAN + instruction)), tuple(suffix))
-        before, after = self._render(instruction)
-        return Prompt(tuple(self._ids(before)), tuple(self._ids_behind_a_word(after)))
+            prefix = self._mixed([(HUMAN, True), (instruction, False)])
+            return Prompt((*self._bos(), *prefix), tuple(suffix))
+        before, after = self._around(instruction)
+        if self._spells_control(instruction) or self._spells_control(self.system_message):
+            marked, _ = self._around(INSTRUCTION, SYSTEM if self.system_message else "")
+            data = {INSTRUCTION: instruction.strip(), SYSTEM: self.system_message.strip()}
+            parts = re.split(f"([{INSTRUCTION}{SYSTEM}])", marked)
+            prefix = self._mixed([(data.get(part, part), part not in data) for part in parts if part])
+        else:
+            prefix = self._ids(before)
+        return Prompt(tuple(prefix), tuple(self._ids_behind_a_word(after)))
 
     def content(self, transcript: str) -> list[int]:
         """Token ids of a transcript, as they stand between prefix and suffix; a space divides it from the instruction."""
-        return self._ids(self._space + transcript) if transcript else []
+        return self._text(self._space + transcript) if transcript else []
 
     def text_prompt(self, instruction: str, transcript: str) -> list[int]:
         prompt = self.prompt(instruction)
         return [*prompt.prefix, *self.content(transcript), *prompt.suffix]
 
     def response(self, text: str, ended: bool = True) -> list[int]:
-        """Token ids of a response; one that stopped at the token limit (`ended` False) gets no end of sequence."""
-        return self.content(text) + [self.tokenizer.eos_token_id] * ended
+        """Token ids of a response, as they stand behind the prompt; one cut at the limit (`ended` False) has no end."""
+        if self.jinja is None:
+            ids = self.content(text)
+        else:
+            # A response that a template would have begun with thought begins with that thought's end.
+            ids = self._template_ids(self._closing, self._after) if self._closing else []
+            ids += self._text(self._lead + text, behind=self._after + self._closing) if text else []
+        return ids + [*self.end] * ended
 
     def _bos(self) -> list[int]:
-        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        """What the tokenizer puts before a text."""
+        alone, whole = self._ids(ANCHOR), self.tokenizer.encode(ANCHOR)
+        begins = (i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+        return whole[: next(begins, 0)]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _ids_behind_a_word(self, text: str) -> list[int]:
-        anchor, both = self._ids(ANCHOR), self._ids(ANCHOR + text)
-        if both[: len(anchor)] != anchor:
+        ids = self._ids_behind(text, ANCHOR)
+        if ids is None:
             raise InputError(f"{self.tokenizer.name_or_path}: the tokenizer merges a word with the text {text!r} behind it")
-        return both[len(anchor) :]
+        return ids
 
-    def _render(self, instruction: str) -> tuple[str, str]:
-        message = {"role": "user", "content": f"{instruction} {CONTENT}"}
+    def _ids_behind(self, text: str, *anchors: str) -> list[int] | None:
+        """Token ids of a text as they stand behind the first of `anchors` that it does not merge with."""
+        for anchor in anchors:
+            before, both = self._ids(anchor), self._ids(anchor + text)
+            if before and both[: len(before)] == before:
+                return both[len(before) :]
+        return None
+
+    def _text(self, text: str, behind: str = "") -> list[int]:
+        """Token ids of data without control tokens. Their names are cut within, which leaves text that reads the same."""
+        anchors = (behind, *ANCHORS) if behind else ()
+        for pieces in ([text], re.split(r"(?<=\0)", self._words.sub(lambda m: f"{m[0][0]}\0{m[0][1:]}", text)), list(text)):
+            ids: list[int] = []
+            for piece in (piece.rstrip("\0") for piece in pieces):
+                found = self._ids_behind(piece, *anchors)
+                ids += self._ids(piece) if found is None else found
+                anchors = ANCHORS
+            anchors = (behind, *ANCHORS) if behind else ()
+            if not self._has_control(text if len(pieces) == 1 else "", ids):
+                return ids
+        return [i for i in ids if i not in self._control]
+
+    def _mixed(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
+        """Token ids of texts that follow one another, each of a template (True) or data (False)."""
+        parts = list(parts)
+        if not any(self._spells_control(text) for text, of_template in parts if not of_template):
+            return self._ids("".join(text for text, _ in parts))
+        ids: list[int] = []
+        for text, of_template in parts:
+            if not of_template:
+                ids += self._text(text, behind=ANCHORS[0] if ids else "")
+            else:
+                ids += self._template_ids(text, *ANCHORS) if ids else self._ids(text)
+        return ids
+
+    def _template_ids(self, text: str, *anchors: str) -> list[int]:
+        ids = self._ids_behind(text, *anchors)
+        return self._ids(text) if ids is None else ids
+
+    def _spells_control(self, text: str) -> bool:
+        return self._has_control(text, self._ids(text))
+
+    def _has_control(self, text: str, ids: list[int]) -> bool:
+        unknown = self.tokenizer.unk_token
+        return not self._control.isdisjoint(ids) or (unknown is not None and unknown in text)
+
+    def _read_template(self) -> str | None:
+        name = self.tokenizer.name_or_path
+        if self.template in ("paper", "official"):
+            if self.system_message:
+                raise InputError(f"template '{self.template}' has no system turn; leave system_message empty")
+            return None
         try:
-            text = self.tokenizer.apply_chat_template(
-                [message], chat_template=self._jinja, tokenize=False, add_generation_prompt=True
-            )
-        except TemplateError as e:
-            raise InputError(f"template '{self.template}': {' '.join(str(e).split())}") from None
-        before, mark, after = text.partition(CONTENT)
-        if not mark:
-            raise InputError(f"template '{self.template}' does not show the user's content")
+            day = date.fromisoformat(self.template_date)
+        except ValueError:
+            raise InputError(f"template_date '{self.template_date}' is not a day as YYYY-MM-DD") from None
+        if self.template == "chat":
+            if not self.tokenizer.chat_template:
+                raise InputError(f"{name}: the tokenizer has no chat template; set template to paper")
+            try:
+                text = self.tokenizer.get_chat_template()
+            except ValueError as e:  # several, and none of them is the default
+                raise InputError(f"{name}: {' '.join(str(e).split())}") from None
+        else:
+            try:
+                text = self.file = Path(self.template).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError):
+                raise InputError(f"template '{self.template}' is neither paper, official, chat nor a readable file") from None
+        return _fix_date(text, day)
+
+    def _around(self, instruction: str, system: str | None = None) -> tuple[str, str]:
+        """What a chat template writes before and behind the content of a user's turn."""
+        system = self.system_message if system is None else system
+        text = self._render(f"{instruction} {CONTENT}", system)
+        if text.count(CONTENT) != 1:
+            times = "does not show" if CONTENT not in text else "shows more than once"
+            raise InputError(f"template '{self.template}' {times} the user's content")
+        if system and system.strip() not in text:
+            raise InputError(f"template '{self.template}' has no system turn; leave system_message empty")
+        before, _, after = text.partition(CONTENT)
         return before.rstrip(" "), after
+
+    def _around_answer(self) -> tuple[str, tuple[int, ...] | None]:
+        """Space that stands between the prompt and an answer, and the token ids that end its turn (None: plain text does)."""
+        try:
+            text = self._render(CONTENT, self.system_message, ANSWER)
+        except InputError:
+            return "", None  # a template without an assistant's turn
+        before, mark, behind = text.partition(ANSWER)
+        if not mark:
+            return "", None
+        lead = before.partition(CONTENT)[2].removeprefix(self._after)
+        lead = "" if lead.strip() else lead  # other text than the prompt's: its end is where the answer begins
+        end = self._words.search(behind)
+        if end is None or behind[: end.start()].strip():
+            return lead, None
+        return lead, tuple(self._ids_behind_a_word(behind[: end.end()]))
+
+    def _render(self, user: str, system: str, answer: str | None = None) -> str:
+        """The text of a conversation; a template whose messages consist of parts is given these."""
+        turns = [("system", system)] * bool(system) + [("user", user)] + [("assistant", answer)] * (answer is not None)
+        texts = []
+        for as_parts in (False, True):
+            messages = [{"role": r, "content": [{"type": "text", "text": t}] if as_parts else t} for r, t in turns]
+            try:
+                text = self.tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=self.jinja,
+                    tokenize=False,
+                    add_generation_prompt=answer is None,
+                    enable_thinking=False,  # known to Qwen3, SmolLM3 and others
+                    thinking=False,  # to Granite and DeepSeek
+                )
+            except Exception as e:  # a template is somebody's program: it can fail in any way
+                texts.append(f" {' '.join(str(e).split())}")
+                continue
+            if CONTENT in text:
+                return text
+            texts.append("")
+        if not any(texts):
+            return ""  # it shows nothing of the content
+        hint = "" if system else "; where it wants a system turn, set system_message"
+        raise InputError(f"template '{self.template}':{next(filter(None, texts))}{hint}")
+
+
+def _fix_date(template: str, day: date) -> str:
+    """The template with strftime_now() telling `day`: prompts are the same tomorrow."""
+    if "strftime_now" not in template:
+        return template
+    told = "".join(f"|replace('{d}', '{day.strftime(d)}')" for d in DIRECTIVES)
+    return "{%- macro strftime_now(format) %}{{ format" + told + " }}{% endmacro +%}" + template

@@ -18,12 +18,14 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from blsp.base import command
 from blsp.base.files import InputError, fingerprint, model_fingerprint
+from blsp.model.prompts import template_settings
+from blsp.model.thinking import answer_of
 
 CACHE = "chat_cache.jsonl"  # its name; it lies in DATA_DIR, for all experiments
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -67,14 +69,14 @@ class ChatModel:
         """What its answers depend on. Where a server stands is no part of it, nor how fast it is asked."""
         signature: dict[str, Any] = {"model": self.model, "request": dict(self.request)}
         if not self.base_url:
-            signature |= {"template": self.template, "weights": model_fingerprint(self.model)}
+            signature |= {**template_settings({"template": self.template}), "weights": model_fingerprint(self.model)}
         return signature
 
 
 @dataclass(frozen=True)
 class Reply:
     text: str
-    finish_reason: str  # stop | length | what else the server says
+    finish_reason: str  # stop | length | thinking (no answer in it) | what else the server says
     model: str  # as the server names what answered: often a dated version of what was asked for
 
 
@@ -119,7 +121,13 @@ def ask(model: ChatModel, prompts: Sequence[str], cache: Cache, title: str) -> l
         for _ in command.progress(replies, len(wanted), title, "request"):
             pass
     log.info(f"{title}: {len(wanted)} requests to {model.model}, {len(set(keys)) - len(wanted)} answers were there")
-    return [cache.replies[key] for key in keys]
+    return [_without_thought(cache.replies[key]) for key in keys]
+
+
+def _without_thought(reply: Reply) -> Reply:
+    """The reply's answer. One that was cut off before has none, and its finish reason is thinking."""
+    text, thinking = answer_of(reply.text)
+    return replace(reply, text=text, finish_reason="thinking" if thinking else reply.finish_reason)
 
 
 def _from_server(model: ChatModel, wanted: Mapping[str, str], cache: Cache) -> Iterator[str]:
@@ -229,19 +237,18 @@ def _from_here(model: ChatModel, wanted: Mapping[str, str], cache: Cache) -> Ite
     import torch  # which a server needs not
 
     from blsp.model import generation
-    from blsp.model.blsp import choose_dtype, load_llm
+    from blsp.model.llm import choose_dtype, load_llm
     from blsp.model.prompts import Prompter
 
     device = command.device()
-    llm, tokenizer = load_llm(model.model, choose_dtype("auto", device))
-    llm, prompter = llm.to(device), Prompter(tokenizer, model.template)
+    llm = load_llm(model.model, choose_dtype("auto", device), device)
+    prompter = Prompter(llm.tokenizer, model.template)
     decoding = generation.Decoding(max_new_tokens=model.request["max_tokens"])
     keys = list(wanted)
     with torch.inference_mode():
         for cut in generation.length_batches([len(wanted[key]) for key in keys], model.concurrency):
             batch = [keys[i] for i in cut]
-            ids = [prompter.text_prompt(wanted[key], "") for key in batch]
-            prompts = [llm.get_input_embeddings()(torch.tensor(i, device=device)) for i in ids]
-            for key, g in zip(batch, generation.generate(llm, tokenizer, prompts, decoding, batch), strict=True):
+            prompts = [llm.embed(prompter.text_prompt(wanted[key], "")) for key in batch]
+            for key, g in zip(batch, generation.generate(llm, prompter, prompts, decoding, batch), strict=True):
                 cache.put(key, Reply(g.text, g.finish_reason, model.model))
                 yield key

@@ -23,13 +23,14 @@ from blsp.data.data_dir import read_data_dir, read_table
 from blsp.data.normalization import normalizer
 from blsp.model import generation
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP, choose_dtype, llm_width, load_llm
+from blsp.model.blsp import BLSP
 from blsp.model.ctc import Vocabulary, train_vocabulary
 from blsp.model.encoder import SpeechEncoder
 from blsp.model.generation import Decoding
-from blsp.model.prompts import Prompter
+from blsp.model.llm import backward_attention, choose_dtype, llm_width, load_llm, precision_name
+from blsp.model.prompts import OPTIONS, Prompter
 from blsp.model.recognizer import Recognizer
-from blsp.training.dataset import AlignmentData, StepSampler, read_targets
+from blsp.training.dataset import AlignmentData, StepSampler, read_targets, recorded_precision
 from blsp.training.trainer import AlignmentBrain, SafeCheckpointer, schedule
 
 
@@ -37,7 +38,8 @@ def train(config: dict[str, Any], done: str, data_dir: Path, exp_dir: Path, log:
     """Train from where an earlier run stopped, and write EXP_DIR/model. `done` is the fingerprint of data and settings."""
     run_opts = _join_processes()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    dtype = choose_dtype(config["precision"], run_opts["device"])
+    precision = recorded_precision(data_dir, config["train_sets"], config["mix"]) if config["precision"] == "auto" else None
+    dtype = choose_dtype(precision or config["precision"], run_opts["device"])
     if rank == 0:
         begin_experiment(exp_dir, config, done)
         if config["objective"] == "ctc":
@@ -45,7 +47,10 @@ def train(config: dict[str, Any], done: str, data_dir: Path, exp_dir: Path, log:
     if world_size > 1:
         torch.distributed.barrier()
     torch.manual_seed(config["seed"])
-    model, prompter = _recognizer(config, dtype, exp_dir) if config["objective"] == "ctc" else _blsp(config, dtype)
+    if config["objective"] == "ctc":
+        model, prompter = _recognizer(config, dtype, exp_dir)
+    else:
+        model, prompter = _blsp(config, dtype, run_opts["device"])
     normalize = normalizer(config["normalizer"]) if config["kd_weight"] and isinstance(model, BLSP) else None
     data = AlignmentData(data_dir, config["train_sets"], config["mix"], prompter, normalize)
     sampler = StepSampler(data, config["mix"], config["batch_size"], config["max_tokens"], config["seed"], rank, world_size)
@@ -114,14 +119,13 @@ def _join_processes() -> dict[str, Any]:
     return options
 
 
-def _blsp(config: dict[str, Any], dtype: torch.dtype) -> tuple[BLSP, Prompter]:
-    """The model of Figure 2 before training, and what makes its prompts."""
-    llm, tokenizer = load_llm(config["llm"], dtype)
-    prompter = Prompter(tokenizer, config["template"])
+def _blsp(config: dict[str, Any], dtype: torch.dtype, device: str) -> tuple[BLSP, Prompter]:
+    """The model of Figure 2 before training, and what makes its prompts. Speech begins at the size of words."""
+    llm = load_llm(config["llm"], dtype, device, backward_attention(dtype, device))
+    prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
     encoder = SpeechEncoder.from_pretrained(config["encoder"], config["encoder_padding"], dtype)
-    words = llm.get_input_embeddings().weight
-    scale = words.float().square().mean().sqrt().item()  # RMS of the word embeddings
-    adapter = Adapter(encoder.d_model, words.shape[1], config["d_bottleneck"], scale, config["noise"])
+    d_llm = llm.embed([0]).shape[1]
+    adapter = Adapter(encoder.d_model, d_llm, config["d_bottleneck"], llm.word_size(), config["noise"])
     return BLSP(encoder, adapter, llm, prompter, config["kd_weight"], config["kd_temperature"]), prompter
 
 
@@ -189,7 +193,7 @@ class _Examples:
         for name, task in self.tasks.items():
             prompt = model.prompter.prompt(task["instruction"])
             prompts = [model.prompt_embeds(prompt, s) for s in speech]
-            texts = generation.generate(model.llm, model.prompter.tokenizer, prompts, self.decoding, keys)
+            texts = generation.generate(model.llm, model.prompter, prompts, self.decoding, keys)
             answers[name] = [generated.text for generated in texts]
         return answers
 
@@ -206,8 +210,9 @@ def _describe(
     """What is about to be trained on, and proof that text and speech prompts agree outside the content."""
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     n_all = sum(p.numel() for p in model.parameters())
-    log.info(f"{n_trained / 1e6:.2f} M of {n_all / 1e6:.2f} M parameters are trained; {len(data)} pairs, {data.hours():.2f} h;"
-             f" {total_steps} steps of {sampler.batch_size} pairs")  # fmt: skip
+    dtype = precision_name(next(model.encoder.parameters()).dtype)
+    log.info(f"{n_trained / 1e6:.2f} M of {n_all / 1e6:.2f} M parameters are trained, the frozen ones are in {dtype};"
+             f" {len(data)} pairs, {data.hours():.2f} h; {total_steps} steps of {sampler.batch_size} pairs")  # fmt: skip
     for pairs in (*data.pairs, *dev.pairs):
         for reason, n in pairs.left_out.items():
             log.info(f"{pairs.responses.path}: left out {n} of {len(pairs.responses)}: {reason}")

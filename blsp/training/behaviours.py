@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import regex
-import torch
 
 from blsp.base import command
 from blsp.base.files import file_fingerprint, fingerprint
@@ -19,8 +18,8 @@ from blsp.data.data_dir import read_table
 from blsp.data.normalization import normalizer
 from blsp.data.writing import apostrophes, clean
 from blsp.model import generation
-from blsp.model.blsp import choose_dtype, load_llm
 from blsp.model.generation import Decoding
+from blsp.model.llm import choose_dtype, load_llm, precision_name
 from blsp.model.prompts import Prompter
 
 log = command.logger("continuation")
@@ -34,12 +33,12 @@ def respond(
     n_shards: int,
     device: str,
     work: list[tuple[Path, dict[str, Any]]],
-    llm: dict[str, str],
+    llm: dict[str, Any],
     batch_size: int,
 ) -> None:
     """This process' part of the responses to all transcripts of `work`, pairs of data directory and behaviour.
 
-    llm: name, template and precision. The process that finishes last joins the parts.
+    llm: name, precision and the Prompter's options. The process that finishes last joins the parts.
     """
     writer = None
     for folder, behaviour in work:
@@ -52,7 +51,7 @@ def respond(
             if shard == 0:
                 journal.append(_repeat(row, behaviour) for row in rows if row["utt_id"] not in journal.rows)
         else:
-            writer = writer or _Writer(llm["name"], llm["template"], llm["precision"], device)
+            writer = writer or _Writer(**llm, device=device)
             # Batches are cut before they are dealt to shards: each has the same rows, and so the same result, in any sharing.
             batches = generation.length_batches([len(row["transcript"]) for row in rows], batch_size)
             mine = [[rows[i] for i in batch] for batch in batches[shard::n_shards]]
@@ -95,12 +94,12 @@ def _opening(text: str) -> str:
 class _Writer:
     """The LLM at work."""
 
-    def __init__(self, name: str, template: str, precision: str, device: str):
-        llm, tokenizer = load_llm(name, choose_dtype(precision, device))
-        self.llm, self.prompter = llm.to(device), Prompter(tokenizer, template)
+    def __init__(self, name: str, precision: str, device: str, **prompts: str):
+        self.llm = load_llm(name, choose_dtype(precision, device), device)
+        self.prompter = Prompter(self.llm.tokenizer, **prompts)
 
     def write(self, rows: list[Row], behaviour: dict[str, Any]) -> list[Row]:
-        """`rows` with response and finish reason: stop, length, or why it is no training target: empty, refusal."""
+        """`rows` with response and finish reason: stop, length, or why it is no training target: empty, refusal, thinking."""
         texts = [normalizer(behaviour["normalizer"])(row["transcript"]) for row in rows]
         full = [(row, text) for row, text in zip(rows, texts, strict=True) if text]
         finished = [
@@ -108,13 +107,13 @@ class _Writer:
         ]
         if not full:
             return finished
-        embed = self.llm.get_input_embeddings()
-        ids = [self.prompter.text_prompt(row["instruction"], text) for row, text in full]
-        prompts = [embed(torch.tensor(i, device=self.llm.device)) for i in ids]
+        prompts = [self.llm.embed(self.prompter.text_prompt(row["instruction"], text)) for row, text in full]
         decoding = Decoding.from_settings(behaviour["decoding"])
         keys = [row["utt_id"] for row, _ in full]
-        generated = generation.generate(self.llm, self.prompter.tokenizer, prompts, decoding, keys)
+        generated = generation.generate(self.llm, self.prompter, prompts, decoding, keys)
         for (row, _), g in zip(full, generated, strict=True):
-            reason = "refusal" if is_refusal(g.text, behaviour["refusals"]) else g.finish_reason if g.text else "empty"
-            finished.append({**row, "response": g.text, "finish_reason": reason})
+            refused = is_refusal(g.text, behaviour["refusals"])
+            reason = "refusal" if refused else g.finish_reason if g.text or g.finish_reason == "thinking" else "empty"
+            precision = precision_name(self.llm.dtype)  # that of training too, where it is left to the hardware
+            finished.append({**row, "precision": precision, "response": g.text, "finish_reason": reason})
         return finished

@@ -67,6 +67,24 @@ def read_targets(data_dir: Path, sets: Sequence[str], mix: Mapping[str, float]) 
             yield from (row["response"] for row in rows if row["finish_reason"] in TARGETS)
 
 
+def recorded_precision(data_dir: Path, sets: Sequence[str], mix: Mapping[str, float]) -> str | None:
+    """What the LLM generated the responses in, so that it reads them in the same; None where it wrote none of them.
+
+    Raises InputError where some were generated in another precision than others.
+    """
+    found: dict[str, Path] = {}
+    for behaviour in mix:
+        for name in sets:
+            lines = Lines(Path(data_dir) / name / f"responses.{behaviour}.jsonl")
+            rows = (json.loads(lines[i]) for i in range(len(lines)))
+            found.setdefault(next((row["precision"] for row in rows if "precision" in row), ""), Path(lines.path))
+    found.pop("", None)
+    if len(found) > 1:
+        where = ", ".join(f"{path} in {precision}" for precision, path in found.items())
+        raise InputError(f"responses were generated in different precisions ({where}); set precision to one of them")
+    return next(iter(found), None)
+
+
 class Pairs:
     """The (speech, response) pairs of one data directory under one behaviour.
 

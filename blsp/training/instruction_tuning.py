@@ -30,6 +30,7 @@ from transformers import (
 from transformers.distributed.checkpoint import load_optimizer_distributed, save_optimizer_distributed
 
 from blsp.base.files import InputError, read_jsonl
+from blsp.model.llm import target_logits
 from blsp.model.prompts import Prompter
 from blsp.training.dataset import StepSampler
 from blsp.training.trainer import WHOLE
@@ -161,10 +162,10 @@ def save_weights(llm: PreTrainedModel, folder: str | Path) -> None:
 def predict(llm: nn.Module, batch: TextBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross-entropy of the responses' tokens, and (B,) whether each of a response's tokens is the likeliest one."""
     is_target = batch.targets != IGNORED
-    places = is_target.any(0).nonzero()[:, 0] if is_target.any() else torch.zeros(1, dtype=torch.long, device=is_target.device)
-    logits = llm(input_ids=batch.ids, use_cache=False, logits_to_keep=places).logits  # (B, places with any target, V)
-    is_target, batch_targets = is_target[:, places], batch.targets[:, places]
-    targets, picked = batch_targets[is_target], logits[is_target].float()  # (n,), (n, V)
+    where = is_target.clone()
+    where[0, 0] |= not is_target.any()  # under FSDP a batch without targets passes the LLM like the others
+    logits = target_logits(llm, where, input_ids=batch.ids, use_cache=False)
+    targets, picked = batch.targets[is_target], logits[is_target[where]].float()  # (n,), (n, V)
     wrong = torch.zeros_like(is_target)
     wrong[is_target] = picked.argmax(-1) != targets
     return nn.functional.cross_entropy(picked, targets, reduction="sum"), ~wrong.any(1)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SENTENCES, WINDOW, World, call, mtimes, run_program, speak
+from conftest import ROOT, SENTENCES, WINDOW, World, call, mtimes, plain_llm, run_program, speak
 
 from blsp.base.files import InputError, read_jsonl
 from blsp.bin import features
 from blsp.data.data_dir import Utterance, read_table, write_data_dir, write_table
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP, load_llm
+from blsp.model.blsp import BLSP
 from blsp.model.encoder import SpeechEncoder
+from blsp.model.llm import load_llm
 from blsp.model.prompts import Prompter
 
 ASR, COLOR = "decode/test_clean.asr/hyp.jsonl", "decode/test_clean.color/hyp.jsonl"
@@ -31,10 +32,10 @@ def common(world: World, exp_dir: Path, *overrides: str) -> tuple:
 def model(prepared: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model as it is before training."""
     torch.manual_seed(3)
-    llm, tokenizer = load_llm(str(prepared.llm))
+    llm = load_llm(str(prepared.llm))
     encoder = SpeechEncoder.from_pretrained(str(prepared.whisper))
     folder = tmp_path_factory.mktemp("model")
-    blsp = BLSP(encoder, Adapter(16, 32, 8, 0.3), llm, Prompter(tokenizer))
+    blsp = BLSP(encoder, Adapter(16, 32, 8, 0.3), llm, Prompter(llm.tokenizer))
     blsp.save_pretrained(folder, str(prepared.whisper), str(prepared.llm), {})
     return folder
 
@@ -120,7 +121,7 @@ def test_the_cascades_read_text_and_whispers_words(prepared: World, tmp_path: Pa
 
 def test_the_text_cascade_answers_as_the_llm_does(prepared: World, tmp_path: Path) -> None:
     call("decode", *common(prepared, tmp_path, "--input=text"))
-    llm, tokenizer = load_llm(str(prepared.llm))
+    llm, tokenizer = plain_llm(str(prepared.llm))
     for row in read_jsonl(tmp_path / COLOR)[:3]:
         words = row["reference"].lower().replace("neighbour", "neighbor")
         ids = torch.tensor([Prompter(tokenizer).text_prompt("Which color is named?", words)])

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SENTENCES, World, call, load_file, mtimes, run_program, start, wait
+from conftest import ROOT, SENTENCES, World, call, load_file, mtimes, plain_llm, run_program, start, wait
 from safetensors.torch import load_file as load_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from blsp.base import command
 from blsp.base.config import load_config
 from blsp.base.files import InputError, read_json, write_jsonl
-from blsp.model.blsp import load_llm
 from blsp.model.prompts import Prompter
 from blsp.training.dataset import StepSampler
 from blsp.training.instruction_tuning import IGNORED, InstructionData, InstructionTrainer, load_trainable, predict, read_rows
@@ -176,7 +175,7 @@ def test_tensorboard_holds_the_curves_also_by_task(tuned: Path) -> None:
 
 def test_the_saved_folder_is_a_plain_llm_with_the_weights_that_were_tuned(tuned: Path, world: World) -> None:
     folder = tuned / "model"
-    llm, tokenizer = load_llm(str(folder))  # as the recipes of speech load it
+    llm, tokenizer = plain_llm(str(folder))  # as the recipes of speech load it
     before, original = AutoModelForCausalLM.from_pretrained(world.llm), AutoTokenizer.from_pretrained(world.llm)
     assert type(llm) is type(before)
     config, old = read_json(folder / "config.json"), read_json(world.llm / "config.json")
@@ -360,7 +359,7 @@ def test_four_examples_are_learned_and_the_target_ends_training(data: Path, worl
     assert "100.0 % of responses exactly right" in log
     assert "target_exact_match 1.0 is reached" in log
     assert read_json(exp_dir / "model" / "provenance.json")["steps"] < 200
-    llm, tokenizer = load_llm(str(exp_dir / "model"))
+    llm, tokenizer = plain_llm(str(exp_dir / "model"))
     prompter = Prompter(tokenizer)
     ids = torch.tensor([prompter.text_prompt(row(0)["instruction"], "")])
     written = llm.generate(input_ids=ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :]

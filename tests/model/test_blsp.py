@@ -12,9 +12,10 @@ from conftest import SENTENCES, World
 from blsp.base.files import InputError, read_json, write_json
 from blsp.data import mel
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP, Batch, choose_dtype, load_llm
+from blsp.model.blsp import BLSP, Batch
 from blsp.model.encoder import SpeechEncoder, cut
 from blsp.model.generation import Decoding, generate
+from blsp.model.llm import choose_dtype, load_llm
 from blsp.model.prompts import Prompter
 
 LENGTHS = (13, 64, 65, 200)  # feature frames
@@ -23,10 +24,10 @@ REPEAT, CONTINUE = "Please repeat the following words.", "Continue the following
 
 def build(world: World, padding: str = "window", noise: float = 0.0) -> BLSP:
     torch.manual_seed(5)
-    llm, tokenizer = load_llm(str(world.llm))
-    scale = llm.get_input_embeddings().weight.square().mean().sqrt().item()
+    llm = load_llm(str(world.llm))
+    scale = llm.word_size()
     encoder = SpeechEncoder.from_pretrained(str(world.whisper), padding)
-    return BLSP(encoder, Adapter(16, 32, 8, scale, noise), llm, Prompter(tokenizer)).eval()
+    return BLSP(encoder, Adapter(16, 32, 8, scale, noise), llm, Prompter(llm.tokenizer)).eval()
 
 
 @pytest.fixture(params=["window", "batch"])
@@ -52,7 +53,7 @@ def joint_loss(model: BLSP, instruction: str, transcript: str, response: list[in
     ids = torch.tensor([[*prompt, *response]])
     labels = torch.tensor([[-100] * len(prompt) + response])
     with torch.no_grad():
-        return model.llm(input_ids=ids, labels=labels).loss.item() * len(response)
+        return model.llm.model(input_ids=ids, labels=labels).loss.item() * len(response)
 
 
 @pytest.mark.parametrize("instructions", [[REPEAT], [REPEAT, CONTINUE]])
@@ -62,7 +63,7 @@ def test_word_embeddings_in_place_of_speech_give_the_text_only_loss(world: World
     model = build(world)
     batch = make_batch(model, instructions)
     transcripts = SENTENCES[: 5 * len(LENGTHS) : 5]
-    contents = [model.word_embeds(model.prompter.content(t)) for t in transcripts]
+    contents = [model.llm.embed(model.prompter.content(t)) for t in transcripts]
     expected = sum(
         joint_loss(model, instructions[i % len(instructions)], t, r)
         for i, (t, r) in enumerate(zip(transcripts, batch.responses, strict=True))
@@ -123,10 +124,8 @@ def test_generated_ids_do_not_depend_on_the_batch(model: BLSP) -> None:
         prompts = [model.prompt_embeds(p, s) for p, s in zip(batch.prompts, speech, strict=True)]
     keys = ["a", "b", "c", "d"]
     for decoding in (Decoding(12), Decoding(12, temperature=1.0, top_p=0.9), Decoding(8, num_beams=3)):
-        together = generate(model.llm, model.prompter.tokenizer, prompts, decoding, keys)
-        alone = [
-            generate(model.llm, model.prompter.tokenizer, [p], decoding, [k])[0] for p, k in zip(prompts, keys, strict=True)
-        ]
+        together = generate(model.llm, model.prompter, prompts, decoding, keys)
+        alone = [generate(model.llm, model.prompter, [p], decoding, [k])[0] for p, k in zip(prompts, keys, strict=True)]
         assert together == alone
 
 
@@ -160,7 +159,7 @@ def test_a_prefix_that_was_first_seen_in_inference_can_be_trained_on(world: Worl
 def test_four_utterances_can_be_overfit(world: World) -> None:
     model = build(world).train()
     with torch.no_grad():
-        model.llm.lm_head.weight.mul_(4)  # a random LLM is never sure of a word otherwise
+        model.llm.model.lm_head.weight.mul_(4)  # a random LLM is never sure of a word otherwise
     batch = make_batch(model, [REPEAT], (40, 90, 140, 200))
     batch.responses = [model.prompter.response(word) for word in ("the", "a", "in", "at")]
     optimizer = torch.optim.Adam(model.adapter.parameters(), lr=1e-2)
@@ -187,7 +186,7 @@ def test_bf16_trains_and_generates(world: World) -> None:
     with torch.no_grad():
         speech = model.speech_embeds(batch.features)
     prompts = [model.prompt_embeds(p, s) for p, s in zip(batch.prompts, speech, strict=True)]
-    assert len(generate(model.llm, model.prompter.tokenizer, prompts, Decoding(4), list("abcd"))) == 4
+    assert len(generate(model.llm, model.prompter, prompts, Decoding(4), list("abcd"))) == 4
 
 
 def test_precision_names() -> None:

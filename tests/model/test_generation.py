@@ -7,24 +7,27 @@ import torch
 from conftest import World
 
 from blsp.base.files import InputError
-from blsp.model.blsp import load_llm
 from blsp.model.generation import Decoding, _SampleRows, generate, length_batches
+from blsp.model.llm import LLM, load_llm
+from blsp.model.prompts import Prompter
+
+Pair = tuple[LLM, Prompter]
 
 
 @pytest.fixture(scope="module")
-def llm(world: World):
-    return load_llm(str(world.llm))
+def llm(world: World) -> Pair:
+    llm = load_llm(str(world.llm))
+    return llm, Prompter(llm.tokenizer)
 
 
-def prompts_of(llm, *texts: str) -> list[torch.Tensor]:
-    model, tokenizer = llm
-    return [model.get_input_embeddings()(torch.tensor(tokenizer.encode(text))).detach() for text in texts]
+def prompts_of(llm: Pair, *texts: str) -> list[torch.Tensor]:
+    return [llm[0].embed(llm[0].tokenizer.encode(text)) for text in texts]
 
 
 @torch.no_grad()
 def by_hand(llm, prompt: torch.Tensor, n: int) -> list[int]:
     """Greedy tokens, each by a forward over all that stands before."""
-    model, _ = llm
+    model = llm[0].model
     ids: list[int] = []
     for _ in range(n):
         embeds = torch.cat([prompt, model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))])
@@ -39,17 +42,19 @@ def test_a_padded_batch_gives_the_greedy_tokens_of_stepping_by_hand(llm) -> None
     prompts = prompts_of(llm, *texts)
     for prompt, generated in zip(prompts, generate(*llm, prompts, Decoding(8), texts), strict=True):
         ids = by_hand(llm, prompt, 8)
-        assert generated.text == llm[1].decode([i for i in ids if i != 2], skip_special_tokens=True).strip()
+        assert generated.text == llm[0].tokenizer.decode([i for i in ids if i != 2], skip_special_tokens=True).strip()
 
 
 def test_finish_reasons_and_token_counts(world: World) -> None:
     """With the third greedy token as the end of sequence, a response of it stops, at the limit as well as before."""
-    llm = load_llm(str(world.llm))
+    loaded = load_llm(str(world.llm))
+    llm = loaded, Prompter(loaded.tokenizer)
     prompt = prompts_of(llm, "the farmer")
     first, second, third = by_hand(llm, prompt[0], 3)
     assert third not in (first, second)
-    llm[1].eos_token = llm[1].convert_ids_to_tokens(third)
-    assert llm[1].eos_token_id == third
+    loaded.tokenizer.eos_token = loaded.tokenizer.convert_ids_to_tokens(third)
+    llm = LLM(loaded.model, loaded.tokenizer), Prompter(loaded.tokenizer)
+    assert llm[0].ends == {third}
     for limit, reason, n_tokens in ((2, "length", 2), (3, "stop", 2), (8, "stop", 2)):
         (generated,) = generate(*llm, prompt, Decoding(limit), ["k"])
         assert (generated.finish_reason, generated.n_tokens) == (reason, n_tokens)

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, World, call, mtimes, run_program
+from conftest import ROOT, World, call, mtimes, plain_llm, run_program
 from transformers.utils.import_utils import is_serve_available
 
 from blsp.base.config import load_config
@@ -32,8 +32,9 @@ from blsp.data.normalization import normalizer
 from blsp.data.tasks import instruction_of
 from blsp.evaluation import metrics
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP, load_llm
+from blsp.model.blsp import BLSP
 from blsp.model.encoder import SpeechEncoder
+from blsp.model.llm import load_llm
 from blsp.model.prompts import Prompter
 from blsp.qa import chat_client
 from blsp.qa.chat_client import Cache, ChatModel, Reply, ask
@@ -318,7 +319,7 @@ def test_settings_that_mean_nothing_are_refused(script: Script, changes: dict[st
 def chat_llm(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny LLM with a chat template."""
     folder = tmp_path_factory.mktemp("chat") / "llm"
-    llm, tokenizer = load_llm(str(world.llm))
+    llm, tokenizer = plain_llm(str(world.llm))
     tokenizer.chat_template = CHAT
     llm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -327,7 +328,7 @@ def chat_llm(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def generated(folder: Path, prompt: str) -> str:
     """What generate() gives to the text that the chat template makes of a message."""
-    llm, tokenizer = load_llm(str(folder))
+    llm, tokenizer = plain_llm(str(folder))
     text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
     out = llm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=2)
@@ -345,7 +346,7 @@ def test_a_model_of_this_machine_answers_greedily_whatever_the_batch(script: Scr
     paper = script.model(base_url="", model=str(chat_llm), template="paper")
     assert paper.signature() != model.signature()
     (reply,) = ask(paper, PROMPTS[:1], Cache(tmp_path / "c3"), "t")
-    llm, tokenizer = load_llm(str(chat_llm))
+    llm, tokenizer = plain_llm(str(chat_llm))
     ids = torch.tensor([Prompter(tokenizer).text_prompt(PROMPTS[0], "")])
     out = llm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=2)
     assert reply.text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
@@ -501,7 +502,7 @@ def test_a_cascade_transcribes_what_is_asked_about_and_each_answer_is_its_own_pr
     transcripts = {r["utt_id"]: r for r in read_jsonl(tmp_path / "exp/decode/test_clean.transcript/hyp.jsonl")}
     assert list(transcripts) == list(questions)
     assert {r["instruction"] for r in transcripts.values()} == {""}
-    llm, tokenizer = load_llm(str(world.llm))
+    llm, tokenizer = plain_llm(str(world.llm))
     for row in read_jsonl(tmp_path / "exp" / HYP):
         words = normalizer("whisper_english")(transcripts[row["utt_id"]]["hypothesis"])
         ids = torch.tensor([Prompter(tokenizer).text_prompt(questions[row["utt_id"]], words)])
@@ -512,8 +513,8 @@ def test_a_cascade_transcribes_what_is_asked_about_and_each_answer_is_its_own_pr
 def test_answers_from_speech_are_those_under_each_question_by_itself(qa, tmp_path: Path) -> None:
     world, _ = qa
     torch.manual_seed(3)
-    llm, tokenizer = load_llm(str(world.llm))
-    model = BLSP(SpeechEncoder.from_pretrained(str(world.whisper)), Adapter(16, 32, 8, 0.3), llm, Prompter(tokenizer))
+    llm = load_llm(str(world.llm))
+    model = BLSP(SpeechEncoder.from_pretrained(str(world.whisper)), Adapter(16, 32, 8, 0.3), llm, Prompter(llm.tokenizer))
     model.save_pretrained(tmp_path / "exp/model", str(world.whisper), str(world.llm), {})
     run(world, "continuation", None)
     run(world, "decode", tmp_path / "exp")

@@ -13,8 +13,9 @@ from blsp.base.files import InputError, read_jsonl
 from blsp.data.mel import ECHO
 from blsp.data.normalization import normalizer
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP, Batch, divergence, load_llm
+from blsp.model.blsp import BLSP, Batch, divergence
 from blsp.model.encoder import SpeechEncoder
+from blsp.model.llm import load_llm
 from blsp.model.prompts import Prompter
 from blsp.training.dataset import AlignmentData
 
@@ -24,10 +25,10 @@ ONE, TWO = ["Please repeat the following words."], ["Please repeat the following
 
 def build(world: World, weight: float, temperature: float = 2.0) -> BLSP:
     torch.manual_seed(5)
-    llm, tokenizer = load_llm(str(world.llm))
-    scale = llm.get_input_embeddings().weight.square().mean().sqrt().item()
+    llm = load_llm(str(world.llm))
+    scale = llm.word_size()
     encoder = SpeechEncoder.from_pretrained(str(world.whisper))
-    return BLSP(encoder, Adapter(16, 32, 8, scale), llm, Prompter(tokenizer), weight, temperature)
+    return BLSP(encoder, Adapter(16, 32, 8, scale), llm, Prompter(llm.tokenizer), weight, temperature)
 
 
 def make_batch(model: BLSP, instructions: list[str]) -> Batch:
@@ -45,9 +46,9 @@ def by_hand(model: BLSP, batch: Batch, temperature: float) -> tuple[float, float
     speech = model.speech_embeds(batch.features)
     for content, prompt, response, words in zip(speech, batch.prompts, batch.responses, batch.transcripts, strict=True):
         rows = []
-        for middle in (content, model.word_embeds(words)):
-            embeds = torch.cat([model.word_embeds(prompt.prefix), middle, model.word_embeds([*prompt.suffix, *response])])
-            logits = model.llm(inputs_embeds=embeds[None]).logits[0]
+        for middle in (content, model.llm.embed(words)):
+            embeds = torch.cat([model.llm.embed(prompt.prefix), middle, model.llm.embed([*prompt.suffix, *response])])
+            logits = model.llm.model(inputs_embeds=embeds[None]).logits[0]
             rows.append(logits[-len(response) - 1 : -1])
         student, teacher = rows
         for i, token in enumerate(response):
@@ -80,7 +81,7 @@ def test_speech_that_is_the_transcript_has_no_divergence(
 ) -> None:
     model = build(world, 0.4).train()
     batch = make_batch(model, instructions)
-    monkeypatch.setattr(model, "speech_embeds", lambda *_: [model.word_embeds(ids) for ids in batch.transcripts])
+    monkeypatch.setattr(model, "speech_embeds", lambda *_: [model.llm.embed(ids) for ids in batch.transcripts])
     loss, _ = model(batch)
     assert model.reported["kl"].item() == 0.0
     assert loss.item() == pytest.approx(0.6 * model.reported["cross_entropy"].item())
