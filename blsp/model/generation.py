@@ -34,6 +34,7 @@ class Decoding:
     seed: int = 0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0  # no end of sequence before so many
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
@@ -45,6 +46,8 @@ class Decoding:
             raise InputError(f"decoding settings {dict(settings)}: the keys are {known}") from None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise InputError(f"{self}: min_new_tokens is from 0 to max_new_tokens")
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1:
             raise InputError(f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p in (0, 1]")
         if self.repetition_penalty <= 0 or self.no_repeat_ngram_size < 0:
@@ -106,6 +109,7 @@ def generate(
     ends = sorted({*llm.ends, prompter.end[-1]})
     settings = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=decoding.min_new_tokens,
         num_beams=decoding.num_beams,
         do_sample=False,
         repetition_penalty=decoding.repetition_penalty,

@@ -101,7 +101,14 @@ def test_batches_hold_every_item_once_longest_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 1.0, "num_beams": 2}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}]
+    "settings",
+    [
+        {"temperature": 1.0, "num_beams": 2},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"max_new_tokens": 0},
+        {"min_new_tokens": 65},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict) -> None:
     with pytest.raises(InputError, match="Decoding"):
