@@ -3,12 +3,16 @@
 reads   the model (or, for the cascades, the LLM and the recognizer; of CTC+LLM the model is the recognizer),
         DATA_DIR/SET/{feats.scp,text,...}; DATA_DIR/SET/TABLE where a task's instructions are the utterances' own
 writes  EXP_DIR/decode/SET.TASK/hyp.jsonl; for a cascade also its transcripts, EXP_DIR/decode/SET.transcript/hyp.jsonl
+and, where a task's metric is agreement, lets the LLM answer the transcripts: its answers are the references of all systems
+writes  DATA_DIR/SET/answers/TASK.SETTINGS/hyp.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,8 @@ from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
 from blsp.data import normalization
-from blsp.data.tasks import Job, instruction_of, task_sets
-from blsp.model.prompts import OPTIONS, template_settings
+from blsp.data.tasks import Job, instruction_of, reference_of, task_sets
+from blsp.model.prompts import OPTIONS, saved_template, template_settings
 
 log = command.logger("decode")
 RECOGNIZERS = ("whisper", "ctc")  # inputs of cascades: the LLM reads what they write
@@ -51,22 +55,33 @@ def main() -> None:
     for task, names in sets.items():
         spec = config["tasks"][task]
         if without := [s for s in spec["sets"] if (args.data_dir / s).is_dir() and s not in names]:
-            reference = spec["reference"]
+            reference = reference_of(task, spec)
             log.info(f"{args.data_dir}: {', '.join(without)} has no table {reference}; the task {task} is passed over there")
     model = args.model or args.exp_dir / "model"
+    todo = partial(_do, config=config, model=model, ngpu=args.ngpu, shard=args.shard)
     if config["input"] in RECOGNIZERS:
         jobs = [_transcript_job(args, name, config, sets) for name in dict.fromkeys(itertools.chain(*sets.values()))]
-        _decode_all(jobs, config, model, args.ngpu, args.shard)
-        if not all(job.output.exists() for job in jobs):
+        if not todo("transcribe_all", [(job, _settings(job, config, model)) for job in jobs]):
             log.info("other shards have not finished transcribing; run this shard again when they have")
             return
-    jobs = [_job(args, name, task, spec) for task, spec in config["tasks"].items() for name in sets[task]]
-    _decode_all(jobs, config, model, args.ngpu, args.shard)
+    jobs = [_job(args, name, task, config, model) for task in config["tasks"] for name in sets[task]]
+    work = [(job, _settings(job, config, model)) for job in jobs]
+    own = [(replace(job, output=job.answers, answers=None), _own_settings(job, config, model))
+           for job, settings in work if job.answers and not _is_done(job, settings)]  # fmt: skip
+    if not todo("answer_transcripts", own):
+        log.info("other shards have not finished answering the transcripts; run this shard again when they have")
+        return
+    todo("answer", work)
 
 
-def _job(args: argparse.Namespace, name: str, task: str, spec: dict[str, Any]) -> Job:
-    folder, output = args.data_dir / name, args.exp_dir / "decode" / f"{name}.{task}" / "hyp.jsonl"
-    return Job(folder, task, reference=spec["reference"], output=output, **instruction_of(task, spec))
+def _job(args: argparse.Namespace, name: str, task: str, config: dict[str, Any], model: Path) -> Job:
+    spec, folder = config["tasks"][task], args.data_dir / name
+    output = args.exp_dir / "decode" / f"{name}.{task}" / "hyp.jsonl"
+    job = Job(folder, task, reference=reference_of(task, spec), output=output, **instruction_of(task, spec))
+    if spec.get("metric") != "agreement":
+        return job
+    own = fingerprint(_own_settings(job, config, model))  # of several LLMs each has its own place
+    return replace(job, answers=folder / "answers" / f"{task}.{own[:8]}" / "hyp.jsonl")
 
 
 def _transcript_job(args: argparse.Namespace, name: str, config: dict[str, Any], sets: dict[str, list[str]]) -> Job:
@@ -85,6 +100,8 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     source = config["input"]
     settings = {"instruction": job.instruction, "input": source, "data": data, "decoding": config["decoding"],
                 "precision": config["precision"]}  # fmt: skip
+    if job.answers:
+        settings["answers"] = job.answers.parent.name
     if source != "text":
         settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
     if source == "speech":
@@ -99,24 +116,38 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     return settings
 
 
-def _decode_all(jobs: list[Job], config: dict[str, Any], model: Path, ngpu: int, shard: str | None) -> None:
+def _own_settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
+    """What the LLM's answers to the transcripts depend on: the same whatever reads them, so that systems share them."""
+    settings = _settings(replace(job, answers=None), {**config, "input": "text"}, model)
+    if config["input"] == "speech":  # a BLSP model names its own LLM
+        made = read_json(model / "config.json")
+        for key in ("template", *OPTIONS):
+            settings.pop(key, None)
+        settings |= {**template_settings({**made, "template": saved_template(model, made)}), "llm": made.get("llm_fingerprint")}
+    return settings
+
+
+def _is_done(job: Job, settings: dict[str, Any]) -> bool:
+    info = job.output.with_name("decode.json")
+    return job.output.exists() and info.exists() and read_json(info)["fingerprint"] == fingerprint(settings)
+
+
+def _do(
+    work: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path, ngpu: int, shard: str | None
+) -> bool:
+    """Let the function `work` of answering.py do what is not done. Returns whether all is, by whatever shard."""
     pending = []
-    for job in jobs:
-        settings = _settings(job, config, model)
-        info = job.output.with_name("decode.json")
-        if job.output.exists() and info.exists() and read_json(info)["fingerprint"] == fingerprint(settings):
+    for job, settings in jobs:
+        if _is_done(job, settings):
             log.info(f"{job.output}: hypotheses are there")
         else:
-            info.unlink(missing_ok=True)  # a kill must not leave it beside other hypotheses
+            job.output.with_name("decode.json").unlink(missing_ok=True)  # a kill must not leave it beside other hypotheses
             pending.append((job, settings))
     if pending:
-        from blsp.evaluation.answering import (  # loads torch, which a rerun that has nothing to do need not wait for
-            answer,
-            transcribe_all,
-        )
+        from blsp.evaluation import answering  # loads torch, which a rerun that has nothing to do need not wait for
 
-        work = transcribe_all if jobs[0].name == "transcript" else answer
-        command.share_work(work, (pending, config, model), ngpu, shard)
+        command.share_work(getattr(answering, work), (pending, config, model), ngpu, shard)
+    return all(_is_done(job, settings) for job, settings in jobs)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ METRICS = {
     "accuracy": "accuracy",
     "exact_match": "exact match",
     "accept_rate": "accept rate",
+    "agreement": "agreement",
 }
 VERSION = 3  # of what a score.json holds; raised where scores are computed otherwise than before
 
@@ -93,6 +94,8 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
         values = metrics.accuracy(references, hypotheses, spec["labels"])
     elif spec["metric"] == "exact_match":
         values = metrics.exact_match(references, hypotheses)
+    elif spec["metric"] == "agreement":
+        values = metrics.agreement(references, hypotheses, [row["kl"] for row in rows], [row["n_tokens"] for row in rows])
     elif spec["metric"] == "accept_rate":
         normalize = normalizer(normalization)
         transcripts = {utt_id: normalize(text) for utt_id, text in read_table(data / "text").items()}
@@ -164,6 +167,8 @@ def results(system: str, scores: list[dict[str, Any]]) -> str:
                 beside = f"COMET missing, {beside}"
         elif s["metric"] == "exact_match":
             beside = f"majority answer {s['majority']:.1f} ({s['majority_label']})"
+        elif s["metric"] == "agreement":
+            beside = f"chrF {s['chrf']:.1f}, KL {s['kl']:.4f} nats a token; chrF {s['chrf_signature']}"
         elif s["metric"] == "accept_rate":
             request = ", ".join(f"{key} {value}" for key, value in s["judge"]["request"].items())
             beside = f"{s['no_verdict']} answers without a verdict; judge {', '.join(s['judged_by'])} ({request})"

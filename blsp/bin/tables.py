@@ -2,7 +2,7 @@
 
 reads   SOURCE/**/decode/SET.TASK/score.json of experiments below a folder [seedN/]..., or lines of a results.jsonl;
         OUT/results.jsonl, whose lines stay as they are unless their score has changed
-writes  OUT/results.jsonl, one object a line: system, task (asr, st, ic, sa, qa), variant (recognizer: a cascade's own
+writes  OUT/results.jsonl, one object a line: system, task (asr, st, ic, sa, qa, agree), variant (recognizer: a cascade's own
         transcripts), direction (of st: en-de), set (CORPUS/SET), metric, value, n, signature, seed, command, commit, ...
         OUT/RESULTS.md, the tables that the configuration lays out; a cell without a score says why
 """
@@ -37,7 +37,7 @@ BESIDE = (
     "cut_off",
     "fingerprint",
 )  # kept with a score
-FURTHER = ("comet",)  # metrics that stand beside another in its score.json and get a line of their own
+FURTHER = ("comet", "kl")  # metrics that stand beside another in its score.json and get a line of their own
 UNITS = {
     "wer": "WER ↓",
     "bleu": "BLEU ↑",
@@ -45,7 +45,10 @@ UNITS = {
     "accuracy": "ACC ↑",
     "exact_match": "exact, % ↑",
     "accept_rate": "accepted, % ↑",
+    "agreement": "same answer, % ↑",
+    "kl": "KL, nats a token ↓",
 }
+DIGITS = {"kl": 3}  # behind the point in a table; of others 1
 ABSENT = {"comet": "no COMET model", "accept_rate": "no judge"}  # of a set that is decoded, why it lacks this metric
 RECOGNIZER = ".transcript"  # ends the name of what a cascade's recognizer writes
 
@@ -137,6 +140,8 @@ def collect(folder: Path, layout: dict[str, Any], reproduced: str) -> list[Line]
             signature = score.get("signature" if metric == score["metric"] else f"{metric}_signature")
             if metric == "wer":
                 signature = f"normalizer:{score['normalizer']}"
+            elif metric == "agreement":
+                signature = f"chrF {score['chrf_signature']}"
             elif metric == "accuracy":
                 signature = "strict"  # the answer is the label and nothing more
             elif metric == "accept_rate":
@@ -149,7 +154,8 @@ def collect(folder: Path, layout: dict[str, Any], reproduced: str) -> list[Line]
                 raise InputError(
                     f"{path}: is the same system, task, set and seed as {other}; give one another --system or folder"
                 )
-            lines.append({key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()})
+            digits = DIGITS.get(metric, 1) + 1
+            lines.append({key: round(v, digits) if isinstance(v, float) else v for key, v in row.items()})
     return lines
 
 
@@ -227,7 +233,8 @@ def cell(
     present = Counter(seed for lines in found for seed in lines)
     if whole := [seed for seed, n in present.items() if n == len(scores)]:
         values = [statistics.mean(lines[seed]["value"] for lines in found) for seed in whole]
-        return f"{values[0]:.1f}" if len(values) == 1 else f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+        spread = [] if len(values) == 1 else [statistics.stdev(values)]
+        return " ± ".join(f"{v:.{DIGITS.get(metric, 1)}f}" for v in (statistics.mean(values), *spread))
     if present:
         return f"{max(present.values())} of {len(scores)} sets"
     return why_not(scores[0], metric, system)

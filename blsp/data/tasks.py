@@ -21,6 +21,7 @@ class Job:
     reference: str  # table that holds the references
     output: Path  # exp/NAME/decode/SET.TASK/hyp.jsonl
     table: str = ""  # table of the only utterances that are meant; "": all
+    answers: Path | None = None  # where the LLM's own answers to the transcripts are, which are then the references
 
     def instructions(self) -> dict[str, str]:
         """Utterance -> instruction, of all that are meant, in the data directory's order."""
@@ -45,6 +46,14 @@ def instruction_of(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
     return {"instruction": task.get("instruction"), "table": task.get("instruction_table", "")}
 
 
+def reference_of(name: str, task: Mapping[str, Any]) -> str:
+    """The table that holds a task's references; of agreement, whose references are answers to it, the transcripts."""
+    if (task.get("metric") == "agreement") == ("reference" in task):
+        wrong = "has a reference; of agreement it is the LLM's own answer" if "reference" in task else "has no reference"
+        raise InputError(f"task {name}: {wrong}")
+    return task.get("reference", "text")
+
+
 def present_sets(parent: str | Path, names: Iterable[str]) -> list[str]:
     """Those of the test sets `names` that stage 0 has prepared; a corpus may lack some of its splits and directions.
 
@@ -63,11 +72,12 @@ def task_sets(parent: str | Path, tasks: Mapping[str, Mapping[str, Any]]) -> dic
     Raises InputError if none of all the sets is there, or no task has references.
     """
     present = present_sets(parent, [name for task in tasks.values() for name in task["sets"]])
+    references = {name: reference_of(name, task) for name, task in tasks.items()}
     found = {
-        name: [s for s in task["sets"] if s in present and (Path(parent) / s / task["reference"]).exists()]
+        name: [s for s in task["sets"] if s in present and (Path(parent) / s / references[name]).exists()]
         for name, task in tasks.items()
     }
     if not any(found.values()):
-        tables = ", ".join(dict.fromkeys(task["reference"] for task in tasks.values()))
-        raise InputError(f"{parent}: no test set has references ({tables}); {REDO}")
+        missing = ", ".join(dict.fromkeys(references.values()))
+        raise InputError(f"{parent}: no test set has references ({missing}); {REDO}")
     return found

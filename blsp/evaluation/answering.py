@@ -18,6 +18,7 @@ from blsp.data import mel
 from blsp.data.data_dir import read_table
 from blsp.data.normalization import normalizer
 from blsp.data.tasks import Job
+from blsp.evaluation.agreement import OwnAnswers
 from blsp.model import generation
 from blsp.model.adapter import adapter_length
 from blsp.model.blsp import BLSP
@@ -61,23 +62,57 @@ def answer(
     shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
 ) -> None:
     """Let the LLM do every job, from speech or from transcripts."""
+    source, reader = _sources(config, model, device)
+    _answer_all(shard, n_shards, jobs, config, source, reader)
+
+
+def answer_transcripts(
+    shard: int, n_shards: int, device: str, jobs: list[tuple[Job, dict[str, Any]]], config: dict[str, Any], model: Path
+) -> None:
+    """Let the same LLM do every job from the reference transcripts: its own answers, of which agreement is measured."""
+    _, reader = _sources(config, model, device)
+    _answer_all(shard, n_shards, jobs, config, reader, reader)
+
+
+def _answer_all(
+    shard: int,
+    n_shards: int,
+    jobs: list[tuple[Job, dict[str, Any]]],
+    config: dict[str, Any],
+    source: _Speech | _Text,
+    reader: _Text,
+) -> None:
     decoding = Decoding.from_settings(config["decoding"])
-    if config["input"] == "speech":
-        blsp = BLSP.from_pretrained(model, config["precision"], device)
-        source: _Speech | _Text = _Speech(blsp)
-    else:
-        llm = load_llm(config["llm"], choose_dtype(config["precision"], device), device)
-        prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
-        source = _Text(llm, prompter, normalizer(config["normalizer"]))
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
         references, instructions = read_table(job.folder / job.reference), job.instructions()
-        batches = _batches(source.open(job, config["input"], instructions), journal, config, shard, n_shards)
+        own = OwnAnswers(job.answers, source.llm, source.prompter) if job.answers else None
+        if own:
+            references = own.texts()
+            reader.open(job, instructions)
+        batches = _batches(source.open(job, instructions), journal, config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: {job.name}", "batch"):
-            prompts = source.prompts([instructions[u] for u in batch], batch)
+            asked = [instructions[u] for u in batch]
+            prompts = source.prompts(asked, batch)
             texts = generation.generate(source.llm, source.prompter, prompts, decoding, batch)
-            journal.append(_row(job, u, instructions[u], references, g) for u, g in zip(batch, texts, strict=True))
+            rows = [_row(job, u, instructions[u], references, g) for u, g in zip(batch, texts, strict=True)]
+            if own:
+                far = own.divergences(batch, reader.prompts(asked, batch), prompts)
+                rows = [row | divergence for row, divergence in zip(rows, far, strict=True)]
+            journal.append(rows)
         _finish(job, settings, journal, instructions, source.llm.dtype)
+
+
+def _sources(config: dict[str, Any], model: Path, device: str) -> tuple[_Speech | _Text, _Text]:
+    """What the LLM is given, and the same LLM given the reference transcripts."""
+    normalize = normalizer(config["normalizer"])
+    if config["input"] == "speech":
+        blsp = BLSP.from_pretrained(model, config["precision"], device)
+        return _Speech(blsp), _Text(blsp.llm, blsp.prompter, normalize, "text")
+    llm = load_llm(config["llm"], choose_dtype(config["precision"], device), device)
+    prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
+    parts = llm, prompter, normalize
+    return _Text(*parts, config["input"]), _Text(*parts, "text")
 
 
 class _Speech:
@@ -86,7 +121,7 @@ class _Speech:
     def __init__(self, model: BLSP):
         self.model, self.llm, self.prompter = model, model.llm, model.prompter
 
-    def open(self, job: Job, _: str, meant: Container[str]) -> dict[str, int]:
+    def open(self, job: Job, meant: Container[str]) -> dict[str, int]:
         """Those of a job's utterances that are meant, and the length of their content."""
         self.places = read_table(job.folder / "feats.scp")
         n_frames = _n_frames(job, meant)
@@ -103,11 +138,11 @@ class _Speech:
 class _Text:
     """Prompts whose content is a transcript: the reference (Text+LLM) or a recognizer's (Whisper+LLM, CTC+LLM)."""
 
-    def __init__(self, llm: LLM, prompter: Prompter, normalize: Callable[[str], str]):
-        self.llm, self.prompter, self.normalize = llm, prompter, normalize
+    def __init__(self, llm: LLM, prompter: Prompter, normalize: Callable[[str], str], source: str):
+        self.llm, self.prompter, self.normalize, self.source = llm, prompter, normalize, source
 
-    def open(self, job: Job, source: str, meant: Container[str]) -> dict[str, int]:
-        if source == "text":
+    def open(self, job: Job, meant: Container[str]) -> dict[str, int]:
+        if self.source == "text":
             transcripts = read_table(job.folder / "text")
         else:
             rows = read_jsonl(job.output.parents[1] / f"{job.folder.name}.transcript" / "hyp.jsonl")

@@ -1,4 +1,4 @@
-"""Scores of a task's hypotheses: WER (jiwer), BLEU, chrF (SacreBLEU), accuracy, exact match, accept rate. COMET: comet.py."""
+"""Scores of a task's hypotheses: WER (jiwer), BLEU, chrF (SacreBLEU), accuracy, exact match, agreement, ... COMET: comet.py."""
 
 from __future__ import annotations
 
@@ -146,6 +146,27 @@ def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
         "n": len(references),
         "majority": majority * share,
         "majority_label": majority_label,
+    }
+
+
+def agreement(own: Sequence[str], hypotheses: Sequence[str], kl: Sequence[float], n_tokens: Sequence[int]) -> dict[str, Any]:
+    """Behaviour alignment (Section 3): how far an LLM's answers are its `own` answers to the transcripts.
+
+    agreement  share in percent that are the same to the letter
+    chrf       how alike they are otherwise, by characters
+    kl         in nats per token of its own answers: summed divergences `kl` over `n_tokens`, see agreement.py
+    """
+    if not own:
+        raise InputError("there is nothing to score")
+    chrf = sacrebleu.CHRF()
+    score = chrf.corpus_score([clean(h) for h in hypotheses], [[clean(o) for o in own]])
+    return {
+        "agreement": 100 * sum(o == h for o, h in zip(own, hypotheses, strict=True)) / len(own),
+        "n": len(own),
+        "chrf": score.score,
+        "chrf_signature": str(chrf.get_signature()),
+        "kl": sum(kl) / max(1, sum(n_tokens)),
+        "n_tokens": sum(n_tokens),
     }
 
 

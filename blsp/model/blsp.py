@@ -17,9 +17,7 @@ from blsp.base.files import InputError, atomic_write, model_fingerprint, read_js
 from blsp.model.adapter import Adapter
 from blsp.model.encoder import SpeechEncoder, cut
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
-from blsp.model.prompts import OPTIONS, Prompt, Prompter
-
-TEMPLATE = "template.jinja"  # the copy of a template file in a model's folder
+from blsp.model.prompts import OPTIONS, TEMPLATE, Prompt, Prompter, saved_template
 
 
 @dataclass
@@ -159,8 +157,9 @@ class BLSP(nn.Module):
         dtype = choose_dtype(config.get("precision", "auto") if precision == "auto" else precision, device)
         encoder = SpeechEncoder.from_pretrained(names["encoder"], config["encoder_padding"], dtype)
         llm = load_llm(names["llm"], dtype, device)
-        template = str(folder / TEMPLATE) if config["template"] == TEMPLATE else config["template"]
-        prompter = Prompter(llm.tokenizer, template, **{key: config.get(key, default) for key, default in OPTIONS.items()})
+        prompter = Prompter(
+            llm.tokenizer, saved_template(folder, config), **{key: config.get(key, default) for key, default in OPTIONS.items()}
+        )
         model = cls(encoder, Adapter(**config["adapter"]), llm, prompter)
         load_weights(model, folder)
         return model.to(device).eval()

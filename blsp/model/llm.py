@@ -112,6 +112,11 @@ class LLM(nn.Module):
         return self.model.device
 
     @property
+    def n_words(self) -> int:
+        """Size of the vocabulary."""
+        return self.model.config.get_text_config().vocab_size
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HUMAN = "###[Human]:"
 ASSISTANT = "\n\n\n###[Assistant]:"
+TEMPLATE = "template.jinja"  # the copy of a template file in a model's folder
 TEMPLATE_DATE = "2024-07-26"  # what templates that ask for today's date are told, unless another one is set
 ANCHOR = "a"  # a word's end: what the suffix is tokenized behind
 ANCHORS = ("\n", ANCHOR, "0", "。")  # what the rest of a text is tokenized behind, so that it gains no space marker
@@ -50,6 +51,11 @@ def template_settings(config: Mapping[str, Any]) -> dict[str, str]:
         raise InputError(f"template '{name}' is neither paper, official, chat nor a readable file")
     settings = {"template": name if name == "chat" else file_fingerprint(name)}
     return settings | {key: str(config.get(key) or default) for key, default in OPTIONS.items()}
+
+
+def saved_template(folder: Path, config: Mapping[str, Any]) -> str:
+    """The template that a model's config.json names: the folder's own copy where it was a file."""
+    return str(folder / TEMPLATE) if config["template"] == TEMPLATE else config["template"]
 
 
 OPTIONS = {"system_message": "", "template_date": TEMPLATE_DATE}  # of chat templates, with their defaults

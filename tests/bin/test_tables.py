@@ -152,6 +152,20 @@ def test_comet_is_a_line_of_its_own(folder: Folder) -> None:
     assert folder.cells(5)["BLSP"] == ["49.8 / 49.8"]
 
 
+def test_agreement_stands_with_its_divergence_which_is_small(folder: Folder) -> None:
+    folder.config.write_text(
+        LAYOUT.replace("[bleu, comet], score: bstc/dev.st_en", "[agreement, kl], score: must-c/tst.agree_go")
+    )
+    for seed, value, kl in ((1, 61.44, 0.01234), (2, 63.44, 0.01434)):
+        further = {"kl": kl, "chrf": 70.0, "chrf_signature": "nc:6"}
+        folder.put(f"seed{seed}/blsp/must-c", "blsp", "tst.agree_go", "agreement", value, **further)
+    agreement, kl = (line for line in folder.run() if line["seed"] == 1)
+    assert (agreement["value"], agreement["chrf"], agreement["signature"]) == (61.44, 70.0, "chrF nc:6")
+    assert (kl["task"], kl["variant"], kl["metric"], kl["value"], kl["signature"]) == ("agree", "go", "kl", 0.0123, None)
+    assert folder.cells(5)["BLSP"] == ["62.4 ± 1.4 / 0.013 ± 0.001"]
+    assert "same answer, % ↑ / KL, nats a token ↓" in (folder.out / "RESULTS.md").read_text()
+
+
 def test_the_papers_values_stand_in_parentheses(folder: Folder, tmp_path: Path) -> None:
     folder.put("seed1/blsp/bstc", "blsp", "dev.st_en", "bleu", 4.0)
     paper = tmp_path / "paper.jsonl"

@@ -12,7 +12,8 @@ from typing import Any
 from blsp.base import command
 from blsp.base.files import InputError, atomic_write, read_json, read_jsonl, write_jsonl
 
-METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy", "exact_match": "exact match"}
+METRICS = {"wer": "WER", "bleu": "BLEU", "accuracy": "accuracy", "exact_match": "exact match",
+           "agreement": "agreement"}  # fmt: skip
 KEPT = ("task", "set", "metric", "value", "n", "majority", "copy", "no_label", "normalizer", "signature", "fingerprint")
 
 Rows = list[dict[str, Any]]
