@@ -15,7 +15,9 @@ from typing import Any
 from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
+from blsp.base.pretrained import part_of
 from blsp.data import normalization
+from blsp.data.data_dir import check_features
 from blsp.data.tasks import Job, instruction_of, task_sets
 
 log = command.logger("decode")
@@ -84,6 +86,9 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     settings = {"instruction": job.instruction, "input": source, "data": data, "decoding": config["decoding"],
                 "precision": config["precision"]}  # fmt: skip
     if source != "text":
+        named = config["encoder"] if source == "whisper" else read_json(model / "config.json").get("encoder")
+        if named:  # else it is no model of ours, which is said when it is loaded
+            check_features(job.folder, named if source == "whisper" else part_of(model, named))
         settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
     if source == "speech":
         settings["model"] = model_fingerprint(model)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.base.files import InputError, model_fingerprint, read_json, write_json
+from blsp.base.pretrained import part_of
 from blsp.model.adapter import Adapter
 from blsp.model.encoder import SpeechEncoder, cut
 from blsp.model.prompts import Prompt, Prompter
@@ -294,8 +295,7 @@ def named_parts(folder: Path, model_type: str, *parts: str) -> tuple[dict[str, A
         raise InputError(f"{folder}/config.json: is not of {kind}; give the folder exp/NAME/model")
     names = {}
     for part in parts:
-        name = config[part]
-        names[part] = os.path.normpath(folder / name) if name.startswith("./") else name
+        names[part] = part_of(folder, config[part])
         if model_fingerprint(names[part]) != config[f"{part}_fingerprint"]:
             raise InputError(f"{names[part]}: is missing or not the {part} that {folder} was trained with")
     return config, names
