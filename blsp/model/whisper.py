@@ -88,9 +88,12 @@ class WhisperRecognizer:
         padded = mel.pad([piece for pieces in cuts for piece in pieces], window)
         encoded = self.model.get_encoder()(padded.transpose(1, 2).to(self.model.device, self.model.dtype))
         prompts = self._prompts(encoded)
-        # Whisper's own generate() would make its prompt anew.
-        rows = GenerationMixin.generate(
-            self.model, encoder_outputs=encoded, decoder_input_ids=prompts, generation_config=self.decoding
+        rows = GenerationMixin.generate(  # Whisper's own would make its prompt anew
+            self.model,
+            encoder_outputs=encoded,
+            attention_mask=torch.ones(encoded.last_hidden_state.shape[:2], device=self.model.device),  # keeps it from warning
+            decoder_input_ids=prompts,
+            generation_config=self.decoding,
         )
         pieces_of_all = iter(rows[:, prompts.shape[1] :].tolist())
         return [self._joined([next(pieces_of_all) for _ in pieces]) for pieces in cuts]
