@@ -19,7 +19,9 @@ from typing import Any
 from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fingerprint, read_json
+from blsp.base.pretrained import part_of
 from blsp.data import normalization
+from blsp.data.data_dir import check_features
 from blsp.data.tasks import Job, instruction_of, reference_of, task_sets
 from blsp.model.prompts import OPTIONS, saved_template, template_settings
 
@@ -103,9 +105,15 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if job.answers:
         settings["answers"] = job.answers.parent.name
     if source != "text":
+        named = config["encoder"] if source == "whisper" else read_json(model / "config.json").get("encoder")
+        if named:  # else it is no model of ours, which is said when it is loaded
+            check_features(job.folder, named if source == "whisper" else part_of(model, named))
         settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
     if source == "speech":
-        settings |= {"model": model_fingerprint(model), "llm": model_fingerprint(_llm_of(model))}
+        settings |= {
+            "model": model_fingerprint(model),
+            "llm": model_fingerprint(part_of(model, read_json(model / "config.json").get("llm", ""))),
+        }
     else:
         settings |= {**template_settings(config), "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}
         settings["llm"] = model_fingerprint(config["llm"])
@@ -114,12 +122,6 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if source == "ctc":
         settings |= {"recognizer": model_fingerprint(model), "beam": config["ctc_beam"]}
     return settings
-
-
-def _llm_of(model: Path) -> Path | str:
-    """Where the LLM is that a trained model's config.json names."""
-    name = read_json(model / "config.json").get("llm", "")
-    return model / name if name.startswith("./") else name
 
 
 def _own_settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:

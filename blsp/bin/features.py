@@ -22,6 +22,7 @@ import torch
 from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
 from blsp.base.files import InputError, atomic_write, fingerprint, read_json, write_json
+from blsp.base.pretrained import check_mel_bins
 from blsp.data import audio, mel
 from blsp.data.data_dir import Utterance, read_data_dir, write_table
 from blsp.data.tasks import present_sets
@@ -35,7 +36,8 @@ log = command.logger("features")
 def main() -> None:
     args = program_arguments("blsp.bin.features", __doc__, "nj").parse_args()
     config = load_config(args.config, args.overrides)
-    require(config, "train_sets", "dev_sets", "test_sets", "n_mels", "window", "compress_features")
+    require(config, "encoder", "train_sets", "dev_sets", "test_sets", "n_mels", "window", "compress_features")
+    check_mel_bins(config["encoder"], config["n_mels"], args.config)
     test_sets = present_sets(args.data_dir, config["test_sets"])
     for name in dict.fromkeys([*config["train_sets"], *config["dev_sets"], *test_sets]):
         extract(args.data_dir / name, config["n_mels"], config["window"], config["compress_features"], args.nj)

@@ -13,7 +13,7 @@ from typing import Any
 from blsp.base import command
 from blsp.base.config import load_config, plain, program_arguments, require
 from blsp.base.files import InputError, fingerprint, model_fingerprint, read_json
-from blsp.data.data_dir import pairs_fingerprint
+from blsp.data.data_dir import check_features, pairs_fingerprint
 from blsp.model.prompts import OPTIONS, template_settings
 
 # What the trained weights depend on, beside the data and the models; other keys may change without training again.
@@ -38,6 +38,8 @@ def main() -> None:
     if done.exists() and read_json(done).get("provenance", {}).get("fingerprint") == fingerprint(settings):
         log.info(f"{args.exp_dir}/model: is there, trained with these data and settings")
         return
+    for name in (*config["train_sets"], *config["dev_sets"]):
+        check_features(args.data_dir / name, config["encoder"])
     from blsp.training.adapter_training import train  # loads torch, which a rerun that has nothing to do need not wait for
 
     train(config, fingerprint(settings), args.data_dir, args.exp_dir, log)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blsp.base.files import InputError, atomic_write, file_fingerprint, read_json
+from blsp.base.pretrained import check_mel_bins
 
 T = TypeVar("T")
 TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "utt2dur")  # that every data directory has
@@ -328,3 +329,10 @@ def pairs_fingerprint(folder: Path, behaviour: str) -> list[str]:
         if not file.exists():
             raise InputError(f"{file}: is missing; run stage {stage}")
     return [file_fingerprint(path), read_json(folder / "feats.json")["fingerprint"]]
+
+
+def check_features(folder: Path, encoder: str | Path) -> None:
+    """Raise InputError if a data directory's features are not of the mel bins that an encoder takes."""
+    path = folder / "feats.json"
+    if path.exists():
+        check_mel_bins(encoder, read_json(path).get("n_mels"), path)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from blsp.base import command
 from blsp.base.files import InputError, fingerprint, read_jsonl, write_json
@@ -22,11 +19,12 @@ from blsp.evaluation.agreement import OwnAnswers
 from blsp.model import generation
 from blsp.model.adapter import adapter_length
 from blsp.model.blsp import BLSP
-from blsp.model.encoder import STRIDE, SpeechEncoder, cut, load_recognizer
+from blsp.model.encoder import STRIDE, SpeechEncoder
 from blsp.model.generation import Decoding, Generated
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
 from blsp.model.prompts import OPTIONS, Prompter
 from blsp.model.recognizer import Recognizer
+from blsp.model.whisper import WhisperRecognizer
 
 log = command.logger("decode")
 
@@ -161,51 +159,25 @@ def transcribe_all(
 ) -> None:
     """Let the recognizer of a cascade (Section 4.2) do every job."""
     if config["input"] == "whisper":
-        whisper = _Whisper(config, device)
-        transcribe: Callable[[list[torch.Tensor]], list[str]] = whisper.transcribe
-        dtype = whisper.model.dtype
+        dtype = choose_dtype(config["precision"], device)
+        whisper = WhisperRecognizer.from_pretrained(config["encoder"], config["source_language"], dtype, device)
+        transcribe = whisper.transcribe
     else:
         recognizer = Recognizer.from_pretrained(model, config["precision"], device)
-        transcribe = partial(recognizer.transcribe, beam=config["ctc_beam"])
         dtype = recognizer.encoder.encoder.dtype
+
+        def transcribe(features: list[torch.Tensor]) -> list[Generated]:
+            return [Generated(text, 0, "stop") for text in recognizer.transcribe(features, config["ctc_beam"])]
+
     for job, settings in jobs:
         journal = _journal(job, settings, shard, n_shards)
         references, instructions = read_table(job.folder / job.reference), job.instructions()
         places = read_table(job.folder / "feats.scp")
         batches = _batches(_n_frames(job, instructions), journal, config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: transcribing", "batch"):
-            texts = transcribe([mel.read_features(places[u]) for u in batch])
-            generated = [Generated(text, 0, "stop") for text in texts]
+            generated = transcribe([mel.read_features(places[u]) for u in batch])
             journal.append(_row(job, u, "", references, g) for u, g in zip(batch, generated, strict=True))
         _finish(job, settings, journal, instructions, dtype)
-
-
-class _Whisper:
-    """Whisper with its own decoder, greedy; what is longer than its window, piece by piece."""
-
-    def __init__(self, config: dict[str, Any], device: str):
-        self.model = load_recognizer(config["encoder"], choose_dtype(config["precision"], device)).to(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(config["encoder"])
-        self.options = {}
-        if getattr(self.model.generation_config, "is_multilingual", False):
-            self.options["task"] = "transcribe"
-            language = config["source_language"]
-            if language != "auto":
-                known = sorted(token.strip("<|>") for token in self.model.generation_config.lang_to_id)
-                if TO_LANGUAGE_CODE.get(language, language) not in known:
-                    raise InputError(f"{config['encoder']}: does not know the source_language '{language}'; it is one of"
-                                     f" {', '.join(known)}, or auto")  # fmt: skip
-                self.options["language"] = language
-
-    @torch.inference_mode()
-    def transcribe(self, features: list[torch.Tensor]) -> list[str]:
-        window = STRIDE * self.model.config.max_source_positions
-        cuts = [cut(f, window) for f in features]
-        padded = mel.pad([piece for pieces in cuts for piece in pieces], window)
-        inputs = padded.transpose(1, 2).to(self.model.device, self.model.dtype)
-        ids = self.model.generate(input_features=inputs, num_beams=1, do_sample=False, **self.options)
-        texts = iter(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
-        return [" ".join(next(texts).strip() for _ in pieces) for pieces in cuts]
 
 
 def _n_frames(job: Job, meant: Container[str]) -> dict[str, int]:

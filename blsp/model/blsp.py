@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blsp.base.files import InputError, atomic_write, model_fingerprint, read_json, write_json
+from blsp.base.pretrained import part_of
 from blsp.model.adapter import Adapter
 from blsp.model.encoder import SpeechEncoder, cut
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
@@ -250,8 +251,7 @@ def named_parts(folder: Path, model_type: str, *parts: str) -> tuple[dict[str, A
         raise InputError(f"{folder}/config.json: is not of {kind}; give the folder exp/NAME/model")
     names = {}
     for part in parts:
-        name = config[part]
-        names[part] = os.path.normpath(folder / name) if name.startswith("./") else name
+        names[part] = part_of(folder, config[part])
         if model_fingerprint(names[part]) != config[f"{part}_fingerprint"]:
             raise InputError(f"{names[part]}: is missing or not the {part} that {folder} was trained with")
     return config, names

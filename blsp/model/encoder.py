@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.base.files import InputError
@@ -16,6 +20,8 @@ from blsp.data import mel
 STRIDE = 2  # feature frames per encoder state: one state every 20 ms
 PAUSE = 7  # feature frames over which the loudness is averaged where a long utterance is cut
 QUIET = 0.01  # of scaled log-mel, 0.4 dB: moments that are as quiet as the quietest
+PREFIX = r"^(?:model\.)?encoder\."  # what the encoder's weights are called by in a whole Whisper, with or without its head
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def cut(features: torch.Tensor, window: int) -> list[torch.Tensor]:
@@ -56,13 +62,7 @@ class SpeechEncoder(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str, padding: str = "window", dtype: torch.dtype = torch.float32) -> SpeechEncoder:
         """The encoder of a Whisper folder or hub name. Raises InputError where it cannot be loaded."""
-        try:
-            if AutoConfig.from_pretrained(name).model_type != "whisper":
-                raise InputError(f"encoder: {name} is not a Whisper model")
-            model = WhisperModel.from_pretrained(name, dtype=dtype)
-        except (OSError, ValueError, SafetensorError) as e:
-            raise InputError(f"encoder: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
-        return cls(model.encoder, padding)
+        return cls(load_whisper(_EncoderHalf, name, dtype, key_mapping={PREFIX: ""}), padding)
 
     def padded_length(self, n_frames: int) -> int:
         """Frames that pieces, the longest of `n_frames`, are padded to."""
@@ -102,9 +102,36 @@ class SpeechEncoder(nn.Module):
         return encoder.layer_norm(states)
 
 
-def load_recognizer(name: str, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
-    """The whole Whisper, for the cascade Whisper+LLM (Section 4.2)."""
+class _EncoderHalf(WhisperEncoder):
+    """Of a whole Whisper only the encoder is read."""
+
+    _keys_to_ignore_on_load_unexpected = (r"decoder\.", r"proj_out\.")
+
+
+def load_whisper(kind: type[Model], name: str, dtype: torch.dtype = torch.float32, **options: Any) -> Model:
+    """A Whisper, or its encoder, from a folder or hub name, in evaluation mode.
+
+    Raises InputError where it cannot be loaded or lacks weights, which Transformers would draw at random.
+    """
+    with loading(name):
+        if AutoConfig.from_pretrained(name).model_type != "whisper":
+            raise InputError(f"encoder: {name} is not a Whisper model")
+        model, found = kind.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    for faulty, what in ((found["missing_keys"], "are not there"), (found["mismatched_keys"], "do not fit its config.json")):
+        if faulty:
+            names = sorted(key if isinstance(key, str) else key[0] for key in faulty)
+            raise InputError(f"encoder: {name}: {len(names)} of the weights {what}, among them {names[0]}")
+    return model.eval()
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """What a Whisper's files can be wrong in, as one line."""
     try:
-        return WhisperForConditionalGeneration.from_pretrained(name, dtype=dtype).eval()
-    except (OSError, ValueError, SafetensorError) as e:
-        raise InputError(f"encoder: {name} cannot be loaded ({str(e).splitlines()[0]})") from None
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError, UnpicklingError,
+            StrictDataclassError) as e:  # fmt: skip
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise InputError(f"encoder: {name} cannot be loaded ({reason})") from None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, SENTENCES, WINDOW, World, call, mtimes, plain_llm, run_program, speak
 
-from blsp.base.files import InputError, read_jsonl
+from blsp.base.files import InputError, read_json, read_jsonl
 from blsp.bin import features
 from blsp.data.data_dir import Utterance, read_table, write_data_dir, write_table
 from blsp.model.adapter import Adapter
@@ -116,6 +116,10 @@ def test_the_cascades_read_text_and_whispers_words(prepared: World, tmp_path: Pa
     assert [r["reference"] for r in transcripts] == list(text.values())
     from_text, from_whisper = (read_jsonl(tmp_path / s / ASR) for s in ("text", "whisper"))
     assert [r["utt_id"] for r in from_text] == [r["utt_id"] for r in from_whisper] == list(text)
+    n_cut_off = sum(r["finish_reason"] == "length" for r in transcripts)  # a random Whisper does not come to an end
+    assert n_cut_off > 0
+    call("score", *common(prepared, tmp_path / "whisper", "--input=whisper"))
+    assert read_json(tmp_path / "whisper/decode/test_clean.transcript/score.json")["cut_off"] == n_cut_off
     assert not (tmp_path / "text/decode/test_clean.transcript").exists()
 
 

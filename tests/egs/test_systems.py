@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, World
 from transformers import AutoTokenizer
 
-from blsp.base.config import load_config
+from blsp.base.config import load_config, plain
 from blsp.model.prompts import Prompter
 from blsp.training.dataset import AlignmentData, StepSampler
 
@@ -26,6 +26,15 @@ def test_a_system_is_a_configuration_with_the_keys_of_blsp(folder: str, system: 
     assert set(config["mix"]) <= set(config["behaviours"])
     assert (config["objective"], config["input"]) == (("ctc", "ctc") if system == "ctc_llm" else ("alignment", "speech"))
     assert (config["kd_weight"] > 0) == (system == "blsp_kd")
+
+
+def test_the_small_setting_is_blsp_with_other_models_and_less_data() -> None:
+    small, blsp = (load_config(ROOT / f"recipes/librispeech/conf/{name}.yaml") for name in ("small", "blsp"))
+    assert list(small) == list(blsp)
+    changed = {"system", "llm", "template", "train_sets", "generation_batch", "epochs", "batch_size", "max_tokens", "lr",
+               "warmup_steps", "decoding_batch"}  # fmt: skip
+    assert {key for key in blsp if plain(small)[key] != plain(blsp)[key]} == changed
+    assert set(small["train_sets"]) < set(blsp["train_sets"])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import World
+from safetensors.torch import load_file, save_file
+from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.base.files import InputError
 from blsp.data import mel
-from blsp.model.encoder import SpeechEncoder, cut, load_recognizer
+from blsp.model.encoder import SpeechEncoder, cut
 
 LENGTHS = (1, 10, 57, 58, 163, 198, 199, 200)  # valid feature frames; the window has 200
 
@@ -50,7 +55,8 @@ def test_window_padding_gives_whispers_states(world: World) -> None:
     encoder = SpeechEncoder.from_pretrained(str(world.whisper), "window").eval()
     batch = utterances(*LENGTHS)
     with torch.no_grad():
-        expected = load_recognizer(str(world.whisper)).model.encoder(mel.pad(batch, 200).transpose(1, 2)).last_hidden_state
+        whole = WhisperForConditionalGeneration.from_pretrained(world.whisper).eval()
+        expected = whole.model.encoder(mel.pad(batch, 200).transpose(1, 2)).last_hidden_state
     for states, row in zip(encode(encoder, batch), expected, strict=True):
         assert torch.equal(states, row[: len(states)])
 
@@ -102,4 +108,83 @@ def test_what_is_no_whisper_is_refused_in_one_line(world: World) -> None:
     for name in (str(world.llm), str(world.folder / "absent"), str(world.folder)):
         with pytest.raises(InputError, match="encoder: ") as e:
             SpeechEncoder.from_pretrained(name)
+        assert "\n" not in str(e.value)
+
+
+HALF = "model.encoder."
+LAYOUTS = {  # names of a folder's weights, by those of a WhisperForConditionalGeneration
+    "whole": lambda name: name,
+    "WhisperModel": lambda name: name.removeprefix("model."),
+    "encoder of a whole": lambda name: name if name.startswith(HALF) else "",
+    "encoder of a WhisperModel": lambda name: name.removeprefix("model.") if name.startswith(HALF) else "",
+    "WhisperEncoder": lambda name: name.removeprefix(HALF) if name.startswith(HALF) else "",
+}
+
+
+def folder_of(world: World, folder: Path, weights: dict[str, torch.Tensor], files: str = "one") -> Path:
+    """The tiny Whisper with other weights in one safetensors file, in two, or in one of the old kind."""
+    shutil.copytree(world.whisper, folder)
+    (folder / "model.safetensors").unlink()
+    if files == "bin":
+        torch.save(weights, folder / "pytorch_model.bin")
+        return folder
+    names = (
+        ["model.safetensors"] if files == "one" else ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    )
+    where = {key: names[i % len(names)] for i, key in enumerate(weights)}
+    for name in names:
+        save_file({key: value for key, value in weights.items() if where[key] == name}, folder / name, {"format": "pt"})
+    if len(names) > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+@pytest.mark.parametrize("files", ["one", "two", "bin"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_encoder_is_found_in_whatever_holds_one(world: World, tmp_path: Path, layout: str, files: str, capfd) -> None:
+    weights = load_file(world.whisper / "model.safetensors")
+    named = {LAYOUTS[layout](name): value for name, value in weights.items() if LAYOUTS[layout](name)}
+    encoder = SpeechEncoder.from_pretrained(str(folder_of(world, tmp_path / "whisper", named, files)))
+    assert "UNEXPECTED" not in capfd.readouterr().err
+    expected = {name.removeprefix(HALF): value for name, value in weights.items() if name.startswith(HALF)}
+    found = encoder.encoder.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_weights_that_are_missing_or_of_another_shape_are_not_drawn_at_random(world: World, tmp_path: Path) -> None:
+    weights = load_file(world.whisper / "model.safetensors")
+    decoder = {name: value for name, value in weights.items() if "decoder" in name}
+    wider = weights | {HALF + "conv1.weight": torch.zeros(16, 128, 3)}
+    without = {name: value for name, value in weights.items() if name != HALF + "layers.1.fc1.weight"}
+    for number, (changed, pattern) in enumerate(
+        (
+            (decoder, "37 of the weights are not there, among them conv1.bias"),
+            (without, "1 of the weights are not there, among them layers.1.fc1.weight"),
+            (wider, "1 of the weights do not fit its config.json, among them conv1.weight"),
+        )
+    ):
+        with pytest.raises(InputError, match=pattern) as e:
+            SpeechEncoder.from_pretrained(str(folder_of(world, tmp_path / str(number), changed)))
+        assert "\n" not in str(e.value)
+
+
+def test_files_that_are_broken_are_named_in_one_line(world: World, tmp_path: Path) -> None:
+    weights = load_file(world.whisper / "model.safetensors")
+    for number, (file, content) in enumerate(
+        (
+            ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}"),
+            ("model.safetensors", b""),
+            ("pytorch_model.bin", b"not a pickle"),
+            ("config.json", b"{"),
+            ("config.json", b'{"model_type": "whisper", "d_model": "wide"}'),
+            ("config.json", b'{"model_type": "whisper"}'),
+        )
+    ):
+        folder = folder_of(world, tmp_path / str(number), weights)
+        if file.endswith("bin"):
+            (folder / "model.safetensors").unlink()
+        (folder / file).write_bytes(content)
+        with pytest.raises(InputError, match="encoder: ") as e:
+            SpeechEncoder.from_pretrained(str(folder))
         assert "\n" not in str(e.value)
