@@ -1,5 +1,7 @@
 from setuptools import find_packages, setup
 
+PYARROW = "pyarrow==26.0.1"  # tools/make_data_dir.py reads Hugging Face datasets with it
+
 setup(
     name="blsp",
     version="0.1.0",
@@ -33,6 +35,7 @@ setup(
         "gguf==0.19.0",  # tools/llm_from_gguf.py
     ],
     extras_require={
+        "parquet": [PYARROW],
         "dev": [
             "pytest==9.2.0",
             "ruff==0.17.6",
@@ -40,6 +43,7 @@ setup(
             "fastapi==0.165.0",  # this and the next two: transformers serve, which tests take for an OpenAI-compatible server
             "uvicorn==0.54.0",
             "openai==3.54.0",
+            PYARROW,
         ],
     },
 )

@@ -45,6 +45,9 @@ FOREIGN = (  # containers that libsndfile does not read, told by their first byt
     (re.compile(rb"^NIST_1A.*shorten", re.DOTALL), "shorten-coded SPHERE"),
 )
 
+# Endings, in lower case, of files that are taken for audio where no table names the files.
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aiff", ".aif", ".au", ".w64", ".caf")
+
 
 class AudioError(InputError):
     """A file whose audio cannot be used. `reason` goes without the file's name."""

@@ -229,6 +229,14 @@ def _fields(line: str, delimiter: str, quoting: bool, expected: int | None) -> l
     return quoted
 
 
+def header_of(path: str | Path, delimiter: str, quoting: bool) -> list[str]:
+    """The names of a table's columns, as `read_rows` has them. Raises InputError."""
+    line = next((line for line in iter_lines(path) if line.strip(" \t")), None)
+    if line is None:
+        raise InputError(f"{path}: is empty; a header line was expected")
+    return [name.strip() for name in _fields(line, delimiter, quoting, None)]
+
+
 def glob(folder: str | Path, pattern: str) -> list[Path]:
     """The paths in `folder` that match, sorted; without the `._` files that macOS leaves beside the real ones."""
     found = sorted(Path(folder).glob(pattern))

@@ -106,11 +106,18 @@ def prepare(parse: Parser, corpus_dir: Path, data_dir: Path, max_seconds: float 
         sets = parse(corpus_dir)
     if not sets:
         raise InputError(f"{corpus_dir}: holds no set of this corpus; --help shows the layout that is expected")
-    prober = Prober(data_dir, os.path.realpath(corpus_dir), nj)
+    prepare_sets(sets, corpus_dir, corpus_dir, data_dir, max_seconds, nj, limit)
+
+
+def prepare_sets(
+    sets: Sets, source: Path, audio_root: Path, data_dir: Path, max_seconds: float = WINDOW, nj: int = 1, limit: int = 0
+) -> None:
+    """`prepare` for sets that are known: what `source` tells of audio that has to lie in `audio_root`."""
+    prober = Prober(data_dir, os.path.realpath(source), nj)
     failures = []
     try:
         for name, read in sets.items():
-            if failure := _prepare_set(name, read, corpus_dir, data_dir / name, max_seconds, limit, prober):
+            if failure := _prepare_set(name, read, source, audio_root, data_dir / name, max_seconds, limit, prober):
                 failures.append(failure)
     except OSError as e:
         raise InputError(f"{e.filename or data_dir}: cannot be written ({e.strerror})") from None
@@ -119,23 +126,24 @@ def prepare(parse: Parser, corpus_dir: Path, data_dir: Path, max_seconds: float 
 
 
 @contextmanager
-def _reading(corpus_dir: Path) -> Iterator[None]:
+def _reading(source: Path) -> Iterator[None]:
     """Turn what a parser trips over into one line."""
     try:
         yield
     except OSError as e:
-        raise InputError(f"{e.filename or corpus_dir}: cannot be read ({e.strerror})") from None
+        raise InputError(f"{e.filename or source}: cannot be read ({e.strerror})") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as e:
         where = traceback.extract_tb(e.__traceback__)[-1]
         what = " ".join(f"{type(e).__name__}: {e}".split())[:200]
         at = f"{Path(where.filename).name}:{where.lineno}"
-        raise InputError(f"{corpus_dir}: a file of the corpus does not have the expected form ({at}: {what})") from None
+        raise InputError(f"{source}: a file of it does not have the expected form ({at}: {what})") from None
 
 
 def _prepare_set(
     name: str,
     read: Callable[[], Iterable[Found | Rejected]],
-    corpus_dir: Path,
+    source: Path,
+    audio_root: Path,
     folder: Path,
     max_seconds: float,
     limit: int,
@@ -143,9 +151,9 @@ def _prepare_set(
 ) -> str | None:
     """Prepare one set and print what came of it. Returns the fault of a set without a usable utterance."""
     mended.clear()
-    with _reading(corpus_dir):
+    with _reading(source):
         found = list(_first(read(), limit))
-    files = AudioFiles(corpus_dir)
+    files = AudioFiles(audio_root)
     settings = {
         "version": [VERSION, audio.VERSION],
         "max_seconds": max_seconds,
@@ -162,11 +170,11 @@ def _prepare_set(
     aside = folder.with_name(f"{folder.name}.rejected.tsv")
     if not utterances:
         if not found:
-            return f"{corpus_dir}: set {name} holds no utterances"
+            return f"{source}: set {name} holds no utterances"
         with atomic_write(aside) as f:
             f.writelines(data_dir.rejected_lines(rejected))
         first = ": ".join(map(data_dir.one_field, rejected[0]))
-        return f"{corpus_dir}: all {len(found)} utterances of set {name} are rejected ({often}), first {first}; see {aside}"
+        return f"{source}: all {len(found)} utterances of set {name} are rejected ({often}), first {first}; see {aside}"
     hours = sum(u.duration for u in utterances) / 3600
     summary = {
         "fingerprint": key,

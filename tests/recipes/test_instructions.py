@@ -36,6 +36,7 @@ EXPECTED = {
     "gigaspeech/conf/blsp": {"asr": ASR},
     "gigaspeech/conf/qa": {"qa": None},  # each utterance has its question
     "commonvoice/conf/blsp": {"asr": ASR},
+    "speechocean762/conf/blsp": {"asr": ASR},
     "tedlium3/conf/evaluate": {"asr": ASR},
     "must-c/conf/evaluate": {f"st_{code}": ST.replace("<target>", name) for code, name in MUST_C.items()},
     "covost2/conf/evaluate": {f"st_{code}": ST.replace("<target>", name) for code, name in COVOST2.items()},

@@ -2,7 +2,7 @@
 # Sourced by run.sh for --recipes and --full: speaks these corpora's layouts and runs each one's own recipe on its layout;
 # evaluation recipes decode with the model of the main run, for --full with every system's.
 
-names=(gigaspeech gigaspeech-qa commonvoice must-c tedlium3 covost2 snips fsc slue-voxceleb bstc mslt alpaca)
+names=(gigaspeech gigaspeech-qa commonvoice must-c tedlium3 covost2 snips fsc slue-voxceleb bstc mslt speechocean762 alpaca)
 [ "$full" = false ] || names=(gigaspeech-qa must-c tedlium3 covost2 snips fsc slue-voxceleb bstc mslt) # those of the paper's tables
 [[ -z "$recipes" || "$recipes" = all ]] || read -ra names <<<"${recipes//,/ }"
 record=(--record .) # only what the command in the record says:

@@ -23,7 +23,7 @@ from blsp.base.files import InputError, fingerprint, read_json, write_json
 
 NAMES = (
     *("gigaspeech", "gigaspeech-qa", "commonvoice", "commonvoice-de", "must-c", "tedlium3", "covost2"),
-    *("snips", "fsc", "slue-voxceleb", "bstc", "mslt", "alpaca"),
+    *("snips", "fsc", "slue-voxceleb", "bstc", "mslt", "speechocean762", "alpaca"),
 )
 VERSION = 1  # raised when a writer changes what it writes of the same plan
 DONE = "layout.json"  # in the corpus' folder; no recipe reads it

@@ -143,7 +143,7 @@ def write_recording(root: Path, recording: Recording) -> Times:
     path = root / recording.path
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    container, subtype = CODECS[path.suffix]
+    container, subtype = CODECS[path.suffix.lower()]
     with soundfile.SoundFile(beside, "w", recording.sample_rate, 1, subtype, format=container) as f:
         for block in range(0, len(samples), recording.sample_rate):  # libsndfile's Ogg writer overflows on large blocks
             f.write(samples[block : block + recording.sample_rate])
