@@ -105,7 +105,7 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if source != "text":
         settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
     if source == "speech":
-        settings["model"] = model_fingerprint(model)
+        settings |= {"model": model_fingerprint(model), "llm": model_fingerprint(_llm_of(model))}
     else:
         settings |= {**template_settings(config), "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}
         settings["llm"] = model_fingerprint(config["llm"])
@@ -125,6 +125,12 @@ def _own_settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, An
             settings.pop(key, None)
         settings |= {**template_settings({**made, "template": saved_template(model, made)}), "llm": made.get("llm_fingerprint")}
     return settings
+
+
+def _llm_of(model: Path) -> Path | str:
+    """Where the LLM is that a trained model's config.json names."""
+    name = read_json(model / "config.json").get("llm", "")
+    return model / name if name.startswith("./") else name
 
 
 def _is_done(job: Job, settings: dict[str, Any]) -> bool:

@@ -105,7 +105,7 @@ def score(folder: Path, data: Path, task: str, spec: dict[str, Any], config: dic
     else:
         raise InputError(f"task {task}: metric '{spec['metric']}' is not one of {', '.join(METRICS)}")
     values |= {"system": config["system"], "task": task, "set": data.name, "metric": spec["metric"],
-               "cut_off": sum(row["finish_reason"] == "length" for row in rows)} | done  # fmt: skip
+               "cut_off": sum(row["finish_reason"] in ("length", "thinking") for row in rows)} | done  # fmt: skip
     if "comet" in old and old["comet_texts"] == done.get("texts"):  # another setting has changed, and COMET takes long
         values |= {key: value for key, value in old.items() if key.startswith("comet")}
     write_json(output, values)

@@ -32,10 +32,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 
 def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
-    """The frozen parts' dtype. "auto": bf16 where the hardware multiplies matrices in it, float32 elsewhere.
-
-    That is on GPUs that have it, and on processors with AMX. Others are faster in float32, also with AVX512-BF16.
-    """
+    """The frozen parts' dtype. "auto": bf16 on GPUs that have it and processors with AMX, float32 elsewhere."""
     if precision == "auto":
         on_gpu = torch.device(device).type == "cuda"
         has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_amx_tile_supported()
@@ -223,13 +220,14 @@ class LLM(nn.Module):
                 half = self.logits([embeds[0, PROBE // 2 :]], [1], tuple(ids[0, : PROBE // 2].tolist()))
                 self._window = self._window if _alike(half, expected[0, :1]) else None
         except Exception as e:  # a model is somebody's program: it can fail in any way
-            raise InputError(f"{kind} does not read embeddings in place of words ({_first_line(e)})") from None
+            raise InputError(f"{kind} cannot be given speech: it does not read embeddings in place of words"
+                             f" ({_first_line(e)}); take another LLM") from None  # fmt: skip
         if not same:
             raise InputError(f"{kind} makes something else of embeddings than of their token ids: it cannot be given speech;"
                              " take another LLM") from None  # fmt: skip
 
     def _begin(self, rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What generate() writes behind the first of `rows` (L_i, d_llm): a token (1, 1), and logits of two (1, 2, vocabulary)."""
+        """What generate() writes behind the first of `rows` (L_i, d_llm): a token (1, 1), and two logits (1, 2, words)."""
         embeds, mask = pad_left(rows)
         settings = GenerationConfig(
             max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
@@ -239,7 +237,7 @@ class LLM(nn.Module):
 
 
 def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """rows: B tensors (L_i, d_llm). Returns them as (B, L, d_llm), zeros on their left, and the mask (B, L) of what is theirs."""
+    """rows: B tensors (L_i, d_llm). Returns them as (B, L, d_llm), zeros on the left, and the mask (B, L) of rows."""
     longest = max(len(row) for row in rows)
     embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
