@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from blsp.base.files import InputError
+from blsp.data import mel
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, Batch
 from blsp.model.encoder import SpeechEncoder
@@ -105,15 +106,15 @@ def model(folder: Path, world: World) -> BLSP:
 
 
 def make_batch(model: BLSP, instructions: list[str]) -> Batch:
-    features = torch.rand(sum(LENGTHS), 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    random = torch.Generator().manual_seed(1)
+    features = [torch.rand(n + mel.ECHO, 80, generator=random) * 2 - 1 for n in LENGTHS]
     prompts = [model.prompter.prompt(instructions[i % len(instructions)]) for i in range(len(LENGTHS))]
     responses = [model.prompter.response(SENTENCES[7 * i][: 9 + 5 * i], ended=i % 2 == 0) for i in range(len(LENGTHS))]
-    return Batch(features, torch.tensor(LENGTHS), prompts, responses)
+    return Batch(features, prompts, responses)
 
 
 def singles(batch: Batch) -> list[Batch]:
-    parts = zip(batch.features.split(batch.n_frames.tolist()), batch.n_frames, batch.prompts, batch.responses, strict=True)
-    return [Batch(f, n[None], [p], [r]) for f, n, p, r in parts]
+    return [Batch([f], [p], [r]) for f, p, r in zip(batch.features, batch.prompts, batch.responses, strict=True)]
 
 
 @pytest.mark.parametrize("instructions", [[REPEAT], [REPEAT, CONTINUE]])
@@ -181,7 +182,7 @@ def test_speech_begins_at_the_size_of_words(folder: Path, model: BLSP) -> None:
     assert model.llm.word_size() == pytest.approx(words, rel=1e-4)
     batch = make_batch(model, [REPEAT])
     with torch.no_grad():
-        speech = torch.cat(model.speech_embeds(batch.features, batch.n_frames))
+        speech = torch.cat(model.speech_embeds(batch.features))
     assert speech.square().mean().sqrt().item() == pytest.approx(words, rel=0.02)
 
 
