@@ -258,7 +258,7 @@ def prepared(world: World) -> World:
 
 def plain_llm(folder: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """An LLM and its tokenizer as Transformers gives them: what ours is compared with."""
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def prepare_corpus(corpus: Path, data: Path) -> None:

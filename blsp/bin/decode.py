@@ -110,10 +110,8 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
             check_features(job.folder, named if source == "whisper" else part_of(model, named))
         settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
     if source == "speech":
-        settings |= {
-            "model": model_fingerprint(model),
-            "llm": model_fingerprint(part_of(model, read_json(model / "config.json").get("llm", ""))),
-        }
+        llm = part_of(model, read_json(model / "config.json").get("llm", ""))
+        settings |= {"model": model_fingerprint(model), "llm": model_fingerprint(llm)}
     else:
         settings |= {**template_settings(config), "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}
         settings["llm"] = model_fingerprint(config["llm"])

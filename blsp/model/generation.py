@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -133,6 +134,7 @@ def _continue(
     processors = LogitsProcessorList()
     if decoding.temperature > 0:
         processors.append(_SampleRows(decoding, keys, embeds.device))
+    warnings.filterwarnings("ignore", "Passing .* with `inputs_embeds`")  # penalties are of what is written, as they should be
     out = llm.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=processors, generation_config=settings)
     return out.tolist()
 

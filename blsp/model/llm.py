@@ -219,6 +219,7 @@ class LLM(nn.Module):
             if same and self._window is not None:
                 half = self.logits([embeds[0, PROBE // 2 :]], [1], tuple(ids[0, : PROBE // 2].tolist()))
                 self._window = self._window if _alike(half, expected[0, :1]) else None
+                self._prefixes.clear()
         except Exception as e:  # a model is somebody's program: it can fail in any way
             raise InputError(f"{kind} cannot be given speech: it does not read embeddings in place of words"
                              f" ({_first_line(e)}); take another LLM") from None  # fmt: skip

@@ -149,3 +149,22 @@ def test_fingerprints_of_models_see_their_templates(tmp_path: Path, prepared: Wo
     assert between != before
     (folder / "chat_template.jinja").write_text(OTHER)
     assert model_fingerprint(folder) not in (before, between)
+
+
+def test_a_tuned_llms_folder_names_its_end_and_has_its_template(prepared: World, tmp_path: Path) -> None:
+    import torch
+
+    from blsp.bin.llm_sft import _save
+    from blsp.model.llm import load_llm
+    from blsp.model.prompts import Prompter
+
+    model, tokenizer = plain_llm(prepared.llm)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<lamp>"]})
+    end = tokenizer.convert_tokens_to_ids("<lamp>")
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "part/trained")
+    (tmp_path / "mine.jinja").write_text(ONE.replace("</s>", "<lamp>"))
+    _save(tmp_path / "part", tmp_path / "model", torch.float32, Prompter(tokenizer, str(tmp_path / "mine.jinja")), {})
+    llm = load_llm(str(tmp_path / "model"))
+    assert llm.ends == {tokenizer.eos_token_id, end}
+    assert Prompter(llm.tokenizer, "chat").end == (end,)

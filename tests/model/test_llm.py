@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from blsp.base.files import InputError
+from blsp.data import mel
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, Batch
 from blsp.model.encoder import SpeechEncoder
@@ -42,11 +43,12 @@ from blsp.model.prompts import Prompter
 
 N_WORDS = len(byte_tokenizer())
 WIDTH = 32
-COMMON = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+LAYERS = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+COMMON = LAYERS | {"intermediate_size": 48}
 GROUPED = COMMON | {"num_key_value_heads": 2}
 SLIDING = {"head_dim": 8, "sliding_window": 6}
 HYBRID = GROUPED | {"num_hidden_layers": 4}
-MAMBA = {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+MAMBA = {"head_dim": 8, "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
 # architecture: its configuration, its family's template, what it multiplies word embeddings by before it reads them
@@ -60,11 +62,11 @@ ARCHITECTURES: dict[str, tuple[PretrainedConfig, str, float]] = {
     "mistral": (MistralConfig(**GROUPED, sliding_window=6), "mistral", 1),
     "granite": (GraniteConfig(**GROUPED, embedding_multiplier=3.0, logits_scaling=4.0), "chatml", 1),  # multiplies ours too
     "cohere": (CohereConfig(**GROUPED, logit_scale=0.25), "chatml", 1),
-    "falcon": (FalconConfig(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, alibi=True), "plain", 1),
+    "falcon": (FalconConfig(**LAYERS, alibi=True), "plain", 1),
     "gpt_neox": (GPTNeoXConfig(**COMMON), "plain", 1),
     "smollm3": (SmolLM3Config(**GROUPED, tie_word_embeddings=True, pad_token_id=0), "always_thinking", 1),
-    "opt": (OPTConfig(hidden_size=WIDTH, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=16), "plain", 1),
-    "falcon_h1": (FalconH1Config(**GROUPED, head_dim=8, **MAMBA, embedding_multiplier=3.0, lm_head_multiplier=0.5), "chatml", 3),
+    "opt": (OPTConfig(**LAYERS, ffn_dim=48, word_embed_proj_dim=16), "plain", 1),
+    "falcon_h1": (FalconH1Config(**GROUPED, **MAMBA, embedding_multiplier=3.0, lm_head_multiplier=0.5), "chatml", 3),
     "qwen3_next": (Qwen3NextConfig(**HYBRID, head_dim=8, **LINEAR, **EXPERTS), "chatml", 1),
     "mamba": (MambaConfig(hidden_size=WIDTH, num_hidden_layers=2, state_size=8), "zephyr", 1),
 }  # fmt: skip
@@ -104,15 +106,15 @@ def model(folder: Path, world: World) -> BLSP:
 
 
 def make_batch(model: BLSP, instructions: list[str]) -> Batch:
-    features = torch.rand(sum(LENGTHS), 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    random = torch.Generator().manual_seed(1)
+    features = [torch.rand(n + mel.ECHO, 80, generator=random) * 2 - 1 for n in LENGTHS]
     prompts = [model.prompter.prompt(instructions[i % len(instructions)]) for i in range(len(LENGTHS))]
     responses = [model.prompter.response(SENTENCES[7 * i][: 9 + 5 * i], ended=i % 2 == 0) for i in range(len(LENGTHS))]
-    return Batch(features, torch.tensor(LENGTHS), prompts, responses)
+    return Batch(features, prompts, responses)
 
 
 def singles(batch: Batch) -> list[Batch]:
-    parts = zip(batch.features.split(batch.n_frames.tolist()), batch.n_frames, batch.prompts, batch.responses, strict=True)
-    return [Batch(f, n[None], [p], [r]) for f, n, p, r in parts]
+    return [Batch([f], [p], [r]) for f, p, r in zip(batch.features, batch.prompts, batch.responses, strict=True)]
 
 
 @pytest.mark.parametrize("instructions", [[REPEAT], [REPEAT, CONTINUE]])
@@ -180,7 +182,7 @@ def test_speech_begins_at_the_size_of_words(folder: Path, model: BLSP) -> None:
     assert model.llm.word_size() == pytest.approx(words, rel=1e-4)
     batch = make_batch(model, [REPEAT])
     with torch.no_grad():
-        speech = torch.cat(model.speech_embeds(batch.features, batch.n_frames))
+        speech = torch.cat(model.speech_embeds(batch.features))
     assert speech.square().mean().sqrt().item() == pytest.approx(words, rel=0.02)
 
 

@@ -258,6 +258,22 @@ def test_failures_that_pass_are_attempted_again_ever_later(script: Script, tmp_p
     assert waits[3] == 17
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "reason"),
+    [
+        ("<think>acceptable?</think>unacceptable", "unacceptable", "stop"),
+        ("is it acceptable? hm</think>unacceptable", "unacceptable", "stop"),
+        ("<think>acceptable? or", "", "thinking"),
+    ],
+)
+def test_what_a_server_thinks_aloud_is_no_answer(script: Script, tmp_path: Path, said: str, text: str, reason: str) -> None:
+    script.answer = lambda _: said
+    for _ in range(2):  # the second time it comes from the cache
+        (reply,) = ask(script.model(), ["?"], Cache(tmp_path / "cache"), "judging")
+        assert (reply.text, reply.finish_reason) == (text, reason)
+    assert parse_verdict(reply.text) == (text or None)
+
+
 def test_a_server_that_stays_in_trouble_ends_in_one_line_and_keeps_what_came(script: Script, tmp_path: Path, waits) -> None:
     ask(script.model(), ["a"], Cache(tmp_path / "c"), "t")
     script.failures = [(429, {})] * 3
