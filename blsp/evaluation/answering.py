@@ -203,7 +203,8 @@ class _Whisper:
         cuts = [cut(f, window) for f in features]
         padded = mel.pad([piece for pieces in cuts for piece in pieces], window)
         inputs = padded.transpose(1, 2).to(self.model.device, self.model.dtype)
-        ids = self.model.generate(input_features=inputs, num_beams=1, do_sample=False, **self.options)
+        mask = torch.ones_like(inputs[:, 0], dtype=torch.long)  # padding is silence, which Whisper hears
+        ids = self.model.generate(input_features=inputs, attention_mask=mask, num_beams=1, do_sample=False, **self.options)
         texts = iter(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
         return [" ".join(next(texts).strip() for _ in pieces) for pieces in cuts]
 
