@@ -30,6 +30,7 @@ setup(
         "jiwer==4.0.0",
         "tensorboard==2.21.0",
         "matplotlib==3.11.2",
+        "scikit-learn==1.9.1",  # t-SNE of representations
         "tqdm==4.70.1",
         "espeakng-loader==0.2.4",  # egs/mini speaks its world with it
         "gguf==0.19.0",  # tools/llm_from_gguf.py

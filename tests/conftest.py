@@ -261,6 +261,19 @@ def plain_llm(folder: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
 
 
+def untrained_model(world: World, seed: int = 3):
+    """A model as it is before training."""
+    from blsp.model.adapter import Adapter
+    from blsp.model.blsp import BLSP
+    from blsp.model.encoder import SpeechEncoder
+    from blsp.model.llm import load_llm
+    from blsp.model.prompts import Prompter
+
+    torch.manual_seed(seed)
+    llm = load_llm(str(world.llm))
+    return BLSP(SpeechEncoder.from_pretrained(str(world.whisper)), Adapter(16, 32, 8, 0.3), llm, Prompter(llm.tokenizer)).eval()
+
+
 def prepare_corpus(corpus: Path, data: Path) -> None:
     """Stage 0 of recipes/librispeech, in this process."""
     from blsp.data.preparation import prepare

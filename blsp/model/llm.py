@@ -167,6 +167,15 @@ class LLM(nn.Module):
         inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": cached, **cache}
         return target_logits(self.model, where, **{k: v for k, v in inputs.items() if k in self._takes}).float()
 
+    def last_states(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(B, d_llm) the final layer's state, behind its norm, of the last position of each row: B tensors (L_i, d_llm)."""
+        embeds = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)  # (B, L, d_llm)
+        ends = torch.tensor([len(row) for row in rows], device=self.device)
+        mask = (torch.arange(embeds.shape[1], device=self.device) < ends[:, None]).long()  # (B, L)
+        inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": False}
+        taken = {k: v for k, v in inputs.items() if k in self._takes}
+        return self.model.base_model(**taken).last_hidden_state[torch.arange(len(rows), device=self.device), ends - 1]
+
     def _keeps(self, prefix: tuple[int, ...]) -> bool:
         """Whether keys and values of a prompt's constant beginning are there: computed once, the LLM being frozen."""
         if self._window is None or len(prefix) >= self._window:
