@@ -309,9 +309,9 @@ def start(action: Callable[[], None], log: Path, env: dict[str, str] | None = No
         stream = open(log, "a", buffering=1)  # noqa: SIM115
         sys.stdout = sys.stderr = stream
         for name in list(logging.root.manager.loggerDict):
-            handlers = [h for h in logging.getLogger(name).handlers if isinstance(h, logging.StreamHandler)]
-            consoles = [h for h in handlers if not isinstance(h, logging.FileHandler)]
-            for handler in handlers:
+            own = logging.getLogger(name).handlers
+            consoles = [h for h in own if type(h) is logging.StreamHandler]  # a library's
+            for handler in [h for h in own if isinstance(h, logging.StreamHandler)]:
                 if handler in consoles[:1]:
                     handler.stream = stream  # not setStream(), which flushes the old one: that may be closed
                 else:  # of an experiment of the parent, or of its test runner

@@ -28,7 +28,7 @@ MUST_C = {"de": "German", "es": "Spanish", "fr": "French", "it": "Italian", "nl"
 COVOST2 = {"ca": "Catalan", "de": "German", "id": "Indonesian", "sl": "Slovenian", "sv": "Swedish"}
 # Table 11 says "English text" only; of other languages the name of the language stands in its place.
 INTO_ENGLISH = ST.replace("English", "{}").replace("<target>", "English")
-LIBRISPEECH = ("blsp", "blsp_rp", "blsp_kd", "ctc_llm", "asr_pretrain")
+LIBRISPEECH = ("blsp", "small", "blsp_rp", "blsp_kd", "ctc_llm", "asr_pretrain")
 
 EXPECTED = {
     **{f"librispeech/conf/{name}": {"asr": ASR} for name in LIBRISPEECH},
