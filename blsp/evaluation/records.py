@@ -1,7 +1,7 @@
 """The record of results, one line of results.jsonl for each score: what was scored, its value, and how to get it again.
 
-Keys: system, task (asr, st, ic, sa, qa, agree), variant (recognizer: a cascade's own transcripts), direction (of st: en-de), set
-(CORPUS/SET), metric, value, n, signature, seed, command, commit, and what stands beside a score.
+Keys: system, task (asr, st, ic, sa, qa, agree), variant (recognizer: a cascade's own transcripts), direction (of st: en-de),
+set (CORPUS/SET), metric, value, n, signature, seed, command, commit, and what stands beside a score.
 """
 
 from __future__ import annotations

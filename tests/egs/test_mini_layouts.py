@@ -258,10 +258,10 @@ def test_evaluation_recipe_decodes_and_scores(name: str, layouts: Path, world: W
 def test_questions_about_passages_train_no_model() -> None:
     """Its recipe has stages 2 and 3, unlike those that only evaluate."""
     planned = run(["bash", MINI / "run.sh", "--recipes", "gigaspeech gigaspeech-qa", "--dry-run"])
-    stages = [re.findall(r"conf/(\S+)\.yaml .*--stage (\d) --stop-stage (\d)", line) for line in planned.splitlines()]
+    stages = [re.findall(r"--stage (\d) --stop-stage (\d) .*conf/(\S+)\.yaml", line) for line in planned.splitlines()]
     called = [found[0] for found in stages if found]
-    assert called == [("gigaspeech", "0", "0"), ("gigaspeech", "1", "5"),
-                      *(("gigaspeech-qa", first, last) for first, last in ("00", "11", "45"))]  # fmt: skip
+    assert called == [("0", "0", "gigaspeech"), ("1", "5", "gigaspeech"),
+                      *((first, last, "gigaspeech-qa") for first, last in ("00", "11", "45"))]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def calls(plan: list[list[str]], first: int, last: int) -> list[list[str]]:
 def test_the_script_is_valid_bash_and_short() -> None:
     assert subprocess.run(["bash", "-n", FOLDER / "run.sh"]).returncode == 0
     assert (FOLDER / "run.sh").stat().st_mode & 0o111, "not executable"
-    assert len((FOLDER / "run.sh").read_text().splitlines()) <= 110
+    assert len((FOLDER / "run.sh").read_text().splitlines()) <= 70
 
 
 def test_all_that_the_plan_names_exists(whole: list[list[str]]) -> None:
@@ -175,17 +175,22 @@ def test_the_tables_come_last_and_the_command_reproduces_a_line(whole: list[list
     tables = whole[-1]
     assert tables[:3] == ["python", "-m", "blsp.bin.tables"]
     assert value_of(tables, "--command") == "./egs/paper/run.sh --systems {system} --recipes {corpus} --seed {seed}"
-    assert value_of(tables, "--out") == str(FOLDER)
+    assert value_of(tables, "--out") == str(FOLDER / "exp")
     for option in ("--config", "--paper"):
         assert Path(value_of(tables, option)).exists()
 
 
-def test_a_limited_run_leaves_the_records_alone(tmp_path: Path) -> None:
+def test_only_a_run_that_is_told_to_writes_the_record(tmp_path: Path) -> None:
+    assert value_of(plan("--record")[-1], "--out") == str(FOLDER)
     common = ("--systems", "text_llm", "--recipes", "fsc", "--exp-dir", "exp")
     tables = plan(*common, "--limit", 10, "--", "--lr=1", cwd=tmp_path)[-1]
     assert value_of(tables, "--out") == f"{tmp_path}/exp"
     assert value_of(tables, "--command").endswith("'--limit' '10' '--' '--lr=1'")
     assert value_of(plan(*common, "--llm", "some/llm", cwd=tmp_path)[-1], "--out") == f"{tmp_path}/exp"
+    for options in (["--limit", "10"], ["--llm", "some/llm"], ["--", "--lr=1"]):
+        done = paper("--dry-run", "--record", *options)
+        assert done.returncode == 2
+        assert f"--record is for the paper's experiment, without {' '.join(options)}" in done.stderr
 
 
 def test_systems_recipes_stages_and_seed_can_be_picked(tmp_path: Path) -> None:
@@ -233,7 +238,7 @@ def test_help_shows_every_option() -> None:
     done = paper("--help")
     assert done.returncode == 0
     for name in ("systems", "recipes", "corpora-dir", "data-dir", "exp-dir", "encoder", "llm", "seed", "stage", "stop-stage",
-                 "ngpu", "nj", "limit", "dry-run"):  # fmt: skip
+                 "ngpu", "nj", "limit", "record", "dry-run"):  # fmt: skip
         assert f"--{name} " in done.stdout
 
 

@@ -1,20 +1,19 @@
-"""The table at the end: all systems and tasks, for voices of the training set and for others.
+"""The table at the end: all systems and tasks, for voices of the training set and for others; after --full the paper's too.
 
-reads   EXP_DIR/seed*/SYSTEM/decode/SET.TASK/{score.json,hyp.jsonl}, EXP_DIR/tables/{RESULTS.md,results.jsonl} of --full
-writes  results.jsonl and RESULTS.md of this folder, when scores have changed; prints the table and decoded examples
+reads   EXP_DIR/seed*/SYSTEM/decode/SET.TASK/{score.json,hyp.jsonl}
+writes  OUT/results.jsonl, OUT/RESULTS.md; prints the latter
 """
 
-import argparse
-import shutil
 import statistics
 from pathlib import Path
-from typing import Any
+
+import record
+from record import COMMAND, Rows, cell
 
 from blsp.base import command
-from blsp.base.files import InputError, atomic_write, fingerprint, read_json, read_jsonl, write_json, write_jsonl
+from blsp.base.files import InputError, atomic_write, fingerprint, read_json, read_jsonl, write_json
+from blsp.evaluation import records, tables
 
-HERE = Path(__file__).resolve().parent.parent
-COMMAND = "./egs/mini/run.sh"
 SYSTEMS = {"text_llm": "Text+LLM", "whisper_llm": "Whisper+LLM", "ctc_llm": "CTC+LLM", "asr_pretrain": "ASR pretraining",
            "blsp": "BLSP", "blsp_rp": "BLSP+RP", "blsp_kd": "BLSP-KD", "blsp_de": "BLSP, German too"}  # fmt: skip
 TASKS = {"asr": "repeating (WER)", "st_de": "into German (BLEU)", "st_fr": "into French (BLEU)", "st_zh": "into Chinese (BLEU)",
@@ -22,39 +21,28 @@ TASKS = {"asr": "repeating (WER)", "st_de": "into German (BLEU)", "st_fr": "into
 BESIDE = (("the tiny Whisper's own", "whisper_llm", "transcript"), ("the CTC recognizer's own", "ctc_llm", "transcript"),
           ("ASR pretraining's under a transcription instruction", "asr_pretrain", "asr_transcribe"))  # fmt: skip
 SETS = {"test_clean": "seen voices", "test_other": "unseen voices"}
-KEPT = ("system", "task", "set", "metric", "value", "n", "seed", "signature", "normalizer", "majority", "copy", "lenient",
-        "no_label", "chrf", "command", "commit")  # fmt: skip
-
-Rows = list[dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--exp-dir", type=Path, required=True, help="folder of seed*/SYSTEM")
-    parser.add_argument("--data-dir", type=Path, required=True, help="parent of the data directories")
-    parser.add_argument("--seed", type=int, required=True, help="the seed of this run, whose examples are shown")
-    parser.add_argument("--out", type=Path, default=HERE, help="where results.jsonl and RESULTS.md go (this folder)")
+    parser = record.parser(__doc__)
     parser.add_argument("--time", action="append", default=[], metavar="STEP=SECONDS", help="how long a step took")
     args = parser.parse_args()
-    rows = collect(args.exp_dir)
-    if not rows:
+    out = args.out or args.exp_dir
+    found, lines = record.update(args.exp_dir, out, args.changed)
+    done = [row for row in found if row["seed"] == args.seed and row["set"].startswith("librispeech/")]
+    if not done:
         raise InputError(f"{args.exp_dir}: has no scores; run stages 0 to 5")
-    done = fingerprint([row for row in rows if row["seed"] == args.seed])
     times_path = args.exp_dir / f"seed{args.seed}" / "times.json"
     seen = read_json(times_path) if times_path.exists() else {}
-    if seen.get("fingerprint") != done:
-        seen = {"fingerprint": done, "seconds": add_up(args.time)}
+    made = fingerprint([(row["fingerprint"], row["value"]) for row in done])
+    if seen.get("fingerprint") != made:
+        seen = {"fingerprint": made, "seconds": add_up(args.time)}
         write_json(times_path, seen)
     else:
-        print(f"nothing was left to do; scores are as before: {args.out / 'RESULTS.md'}")
-    write_jsonl(args.out / "results.jsonl", rows)
-    text = report(rows, args.seed, seen["seconds"]) + findings(rows) + examples(args.exp_dir / f"seed{args.seed}")
-    if (args.exp_dir / "tables" / "RESULTS.md").exists():  # of --full
-        text += "\n" + (args.exp_dir / "tables" / "RESULTS.md").read_text(encoding="utf-8").replace("\n## ", "\n### ").replace(
-            "# ", "## ", 1
-        )
-        shutil.copyfile(args.exp_dir / "tables" / "results.jsonl", args.out / "results.jsonl")
-    with atomic_write(args.out / "RESULTS.md") as f:
+        print(f"nothing was left to do; scores are as before: {out / 'RESULTS.md'}")
+    line = f"{COMMAND} --seed {args.seed} {args.changed}".rstrip()
+    text = report(lines, line, seen["seconds"]) + findings(lines) + examples(args.exp_dir / f"seed{args.seed}") + papers(lines)
+    with atomic_write(out / "RESULTS.md") as f:
         f.write(text)
     print(f"\n{text}")
     print(f"curves and examples: tensorboard --logdir {args.exp_dir}")
@@ -68,42 +56,20 @@ def add_up(times: list[str]) -> dict[str, int]:
     return total
 
 
-def collect(exp_dir: Path) -> Rows:
-    """One object per system, task, set and seed."""
-    rows = []
-    for path in sorted(exp_dir.glob("seed*/*/decode/*/score.json")):
-        score = read_json(path)
-        seed = int(path.parents[3].name.removeprefix("seed"))
-        option = "" if score["system"] in ("text_llm", "whisper_llm", "blsp") else f" --systems {score['system']}"
-        model = path.parents[2] / "model" / "config.json"
-        commit = read_json(model)["provenance"]["commit"] if model.exists() else None
-        score |= {"seed": seed, "value": round(score[score["metric"]], 2), "command": f"{COMMAND} --seed {seed}{option}",
-                  "commit": commit}  # fmt: skip
-        rows.append(
-            {key: round(v, 2) if isinstance(v := score[key], float) else v for key in KEPT if score.get(key) is not None}
-        )
-    return rows
-
-
 def value(rows: Rows, system: str, task: str, name: str, key: str = "value") -> list[float]:
     """Of all seeds, in their order."""
-    return [r[key] for r in rows if (r["system"], r["task"], r["set"]) == (system, task, name) and key in r]
+    place = records.place(records.named(f"librispeech/{name}.{task}", {}))
+    return [r[key] for r in rows if r["system"] == system and records.place(r) == place and key in r]
 
 
-def cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-
-
-def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
+def report(rows: Rows, line: str, seconds: dict[str, int]) -> str:
+    """The table of the layout of LibriSpeech. line: the command of this run."""
+    rows = [r for r in rows if r["set"].startswith("librispeech/")]
     seeds = sorted({r["seed"] for r in rows})
-    commits = ", ".join(sorted({r["commit"] for r in rows if "commit" in r})) or "unknown"
+    commits = ", ".join(sorted({str(r["commit"]) for r in rows}))
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
     n = max(r["n"] for r in rows)
-    signature = " and ".join(sorted({r["signature"] for r in rows if "signature" in r}))
+    signature = " and ".join(sorted({r["signature"] for r in rows if r["metric"] == "bleu"}))
 
     def both(system: str, task: str, key: str = "value", first: bool = False) -> str:
         """Scores for seen and for unseen voices."""
@@ -118,7 +84,7 @@ def report(rows: Rows, seed: int, seconds: dict[str, int]) -> str:
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    head = ["# The mini world", "", f"`{COMMAND} --seed {seed}`, commit {commits}; {told};", f"{n} utterances per cell:"
+    head = ["# The mini world", "", f"`{line}`, commit {commits}; {told};", f"{n} utterances per cell:"
             " first with voices of the training set, then with voices, speeds and pitches that it has not.", ""]  # fmt: skip
     beside = [
         f"{name} {both(system, task, first=system == 'whisper_llm')}" for name, system, task in BESIDE if system in scored
@@ -193,6 +159,15 @@ def findings(rows: Rows) -> str:
     lines = ["\n## The paper's findings in miniature\n", f"Means over both sets; seed {', '.join(map(str, whole))}.\n"]
     last = "\nASR pretraining in front of an LLM that does not refuse, and what was tried: [TRIED.md](TRIED.md).\n"
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table), last])
+
+
+def papers(lines: Rows) -> str:
+    """The paper's tables, as a section; empty where only the layout of LibriSpeech has scores."""
+    if all(line["set"].startswith("librispeech/") or line["system"] == "blsp" for line in lines):
+        return ""
+    layout = record.layout()
+    text = tables.report(layout, lines, [], tables.reasons(layout, lines))
+    return "\n" + text.replace("\n## ", "\n### ").replace("# ", "## ", 1)
 
 
 def examples(exp: Path) -> str:
