@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -11,16 +12,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from blsp.base.files import InputError
 
 T = TypeVar("T")
 LOG_EVERY = 15.0  # seconds between progress lines where there is no terminal
+BAR_DELAY = 2.0  # seconds before a bar appears on a terminal
+LIBRARIES = ("transformers", "huggingface_hub", "peft", "accelerate", "speechbrain")
+TO_THEMSELVES = ("Passing `generation_config` together with",)  # warnings of what one part of a library does with another
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a program's main; an InputError becomes one line on standard error and exit status 1."""
-    if not sys.stderr.isatty():
-        os.environ["TQDM_DISABLE"] = "1"  # libraries' bars; progress() writes lines instead
+    _calm_libraries()
     try:
         main()
     except InputError as e:
@@ -34,6 +39,40 @@ def run(main: Callable[[], None]) -> None:
 def is_main_process() -> bool:
     """True in the only process, and in rank 0 of several."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _calm_libraries() -> None:
+    """Libraries' bars and log lines stay from between ours.
+
+    Without a terminal there are no bars (progress() writes lines), on one those of long work only; a warning is seen once.
+    """
+    bars = {"delay": BAR_DELAY} if sys.stderr.isatty() else {"disable": True}
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, **bars)
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in LIBRARIES:
+            logging.getLogger(name).addFilter(_once)
+    logging.setLoggerClass(_Logger)  # of libraries that are imported later
+
+
+class _Logger(logging.getLoggerClass()):
+    def __init__(self, name: str, level: int = logging.NOTSET):
+        super().__init__(name, level)
+        if name.partition(".")[0] in LIBRARIES:
+            self.addFilter(_once)
+
+
+_told: set[str] = set()
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Whether a library's log record is passed on: a warning or error the first time, a warning from rank 0 only."""
+    text = record.getMessage()
+    if record.levelno < logging.WARNING:
+        return True
+    if text in _told or text.startswith(TO_THEMSELVES) or not (is_main_process() or record.levelno >= logging.ERROR):
+        return False
+    _told.add(text)
+    return True
 
 
 class Console(logging.Handler):
@@ -61,8 +100,6 @@ def logger(name: str, file: str | Path | None = None) -> logging.Logger:
 def progress(items: Iterable[T], total: int, title: str, unit: str = "utt") -> Iterator[T]:
     """Pass `items` on; show a bar on a terminal, a plain line every 15 s elsewhere."""
     if sys.stderr.isatty() or not is_main_process():
-        from tqdm import tqdm  # reads TQDM_DISABLE when it is imported, so not before run() has set it
-
         yield from tqdm(items, total=total, desc=title, unit=unit, dynamic_ncols=True, disable=not is_main_process())
         return
     begin = shown = time.monotonic()

@@ -71,7 +71,6 @@ def _settings(config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
 
 def _tune(config: dict[str, Any], settings: dict[str, Any], data_dir: Path, exp_dir: Path, log: Any) -> None:
     import torch
-    import transformers
     from torch.utils.tensorboard import SummaryWriter
     from transformers import TrainingArguments
 
@@ -80,8 +79,6 @@ def _tune(config: dict[str, Any], settings: dict[str, Any], data_dir: Path, exp_
     from blsp.training import instruction_tuning as tuning
     from blsp.training.dataset import StepSampler
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"torch\.distributed|accelerate")  # that a single process is single
     rows = tuning.read_rows(data_dir, config["train_sets"])
     prompter = Prompter(load_tokenizer(config["llm"]), config["template"], **{key: config[key] for key in OPTIONS})

@@ -6,6 +6,7 @@ logits), in the states that they keep (keys and values, windows of them, recurre
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,15 +33,32 @@ PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 
 def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
-    """The frozen parts' dtype. "auto": bf16 on GPUs that have it and processors with AMX, float32 elsewhere."""
+    """The frozen parts' dtype. "auto": bf16 on GPUs that have it and processors with AMX, float32 elsewhere.
+
+    Raises InputError for another name, and for bf16 where PyTorch cannot compute attention in it on this processor.
+    """
+    on_gpu = torch.device(device).type == "cuda"
     if precision == "auto":
-        on_gpu = torch.device(device).type == "cuda"
-        has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_amx_tile_supported()
+        has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_amx_tile_supported() and not _bf16_fault()
         return torch.bfloat16 if has_bf16 else torch.float32
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: '{precision}' is not one of auto, bf16, float32")
+    if precision == "bf16" and not on_gpu and (fault := _bf16_fault()):
+        raise InputError(f"precision: bf16 does not work on this processor ({fault}); take float32")
+    return PRECISIONS[precision]
+
+
+@functools.cache
+def _bf16_fault() -> str:
+    """What PyTorch says of fused attention in bf16 on this processor, forward and backward; empty where it works."""
+    # As many rows and heads as make it pack its matrices, which is what some processors lack.
+    query = torch.ones(1, 8, 256, 32, dtype=torch.bfloat16, requires_grad=True)
     try:
-        return PRECISIONS[precision]
-    except KeyError:
-        raise InputError(f"precision: '{precision}' is not one of auto, bf16, float32") from None
+        with torch.inference_mode(False), torch.enable_grad():
+            nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True).sum().backward()
+    except RuntimeError as e:
+        return _first_line(e)
+    return ""
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -68,13 +68,14 @@ def train(config: dict[str, Any], done: str, data_dir: Path, exp_dir: Path, log:
     total_steps = config["epochs"] * len(sampler)
     writer = SummaryWriter(exp_dir / "tensorboard") if rank == 0 else None
     dev = _dev(config, data_dir, prompter, rank, world_size)
-    examples = _Examples(config, data_dir, writer) if writer else None
+    examples = _Examples(config, data_dir, writer) if writer and config["examples"] else None
 
     def evaluate(brain: AlignmentBrain, step: int) -> None:
         loss = brain.dev_loss(dev[0][key] for key in dev[1])
         log.info(f"step {step}: dev loss {loss:.4f}")
         if writer:
             writer.add_scalar("dev/loss", loss, step)
+        if examples:
             examples.write(model, step)
 
     _describe(log, model, data, dev[0], sampler, config, total_steps)

@@ -11,6 +11,7 @@ from conftest import SENTENCES, World
 
 from blsp.base.files import InputError, read_json, write_json
 from blsp.data import mel
+from blsp.model import llm as llm_module
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, Batch
 from blsp.model.encoder import SpeechEncoder, cut
@@ -162,9 +163,9 @@ def test_four_utterances_can_be_overfit(world: World) -> None:
         model.llm.model.lm_head.weight.mul_(4)  # a random LLM is never sure of a word otherwise
     batch = make_batch(model, [REPEAT], (40, 90, 140, 200))
     batch.responses = [model.prompter.response(word) for word in ("the", "a", "in", "at")]
-    optimizer = torch.optim.Adam(model.adapter.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.adapter.parameters(), lr=3e-3)  # at 1e-2 some initializations take 1200 steps and more
     losses = [10.0]
-    while losses[-1] > 0.1 and len(losses) < 400:
+    while losses[-1] > 0.1 and len(losses) < 1000:  # six initializations took 87 to 122
         loss, n_targets = model(batch)
         (loss / n_targets).backward()
         optimizer.step()
@@ -175,6 +176,10 @@ def test_four_utterances_can_be_overfit(world: World) -> None:
 
 
 def test_bf16_trains_and_generates(world: World) -> None:
+    try:
+        choose_dtype("bf16", "cpu")
+    except InputError as e:
+        pytest.skip(str(e))
     model = build(world)
     model.encoder.to(torch.bfloat16)
     model.llm.to(torch.bfloat16)
@@ -190,10 +195,32 @@ def test_bf16_trains_and_generates(world: World) -> None:
 
 
 def test_precision_names() -> None:
-    assert choose_dtype("bf16", "cpu") == torch.bfloat16
-    assert choose_dtype("float32", "cuda") == choose_dtype("auto", "cpu") == torch.float32
+    assert choose_dtype("bf16", "cuda") == torch.bfloat16
+    assert choose_dtype("float32", "cuda") == torch.float32
     with pytest.raises(InputError, match="'fp16' is not one of auto, bf16, float32"):
         choose_dtype("fp16", "cpu")
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("fault", ["", "mkldnn_bf16: not supported\nException raised from"])
+def test_bf16_is_not_taken_where_the_processor_cannot(monkeypatch: pytest.MonkeyPatch, fault: str, amx: bool) -> None:
+    def attention(query: torch.Tensor, *_: torch.Tensor, **__: bool) -> torch.Tensor:
+        if fault:
+            raise RuntimeError(fault)
+        return query
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(llm_module, "_bf16_fault", llm_module._bf16_fault.__wrapped__)
+    assert choose_dtype("float32", "cpu") == torch.float32
+    assert choose_dtype("auto", "cpu") == (torch.bfloat16 if amx and not fault else torch.float32)
+    if fault:
+        with pytest.raises(InputError) as e:
+            choose_dtype("bf16", "cpu")
+        said = "does not work on this processor (mkldnn_bf16: not supported); take float32"
+        assert str(e.value) == f"precision: bf16 {said}"
+    else:
+        assert choose_dtype("bf16", "cpu") == torch.bfloat16
 
 
 def test_what_is_no_llm_is_refused_in_one_line(world: World, tmp_path: Path) -> None:

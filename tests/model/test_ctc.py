@@ -137,15 +137,19 @@ def test_adapter_and_projector_learn_and_the_encoder_stays(world: World, vocabul
     assert not model.encoder.training
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(80):
-        loss, n_targets = model(batch)
-        (loss / n_targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    found: list[list[str]] = []
+    for _ in range(100):  # six initializations took 3 to 9
+        for _ in range(5):
+            loss, n_targets = model.train()(batch)
+            (loss / n_targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found = [model.eval().transcribe(batch.features, beam) for beam in (1, 4)]
+        if found == [list(TEXTS)] * 2:
+            break
+    assert found == [list(TEXTS)] * 2
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) == name.startswith("encoder."), name
-    features = batch.features
-    assert model.eval().transcribe(features, 1) == model.transcribe(features, 4) == list(TEXTS)
 
 
 @pytest.fixture(scope="module")
