@@ -7,7 +7,6 @@ writes  OUT, that folder's weights with a model card, where every task's exact a
 
 import argparse
 import filecmp
-import logging
 import random
 import shutil
 from pathlib import Path
@@ -45,7 +44,6 @@ def main() -> None:
     if args.out and (args.out / weights).is_file() and filecmp.cmp(args.folder / weights, args.out / weights, shallow=False):
         print(f"{args.out}: is there")
         return
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     scores = {split: score(args.folder, split, args.n) for split in ("dev", "test")}
     for split, values in scores.items():
         print(split, ", ".join(f"{name} {value:.2f}" for name, value in values.items()))

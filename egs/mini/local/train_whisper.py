@@ -40,6 +40,8 @@ from whisper_data import (
     train_tokenizer,
 )
 
+from blsp.base import command
+
 log = logging.getLogger("train_whisper")
 DEV_UTTERANCES = 100  # of each dev set, while training
 CHECK_EVERY = 300  # steps
@@ -180,7 +182,8 @@ def transcribe(
     model.eval()
     texts = []
     for batch in features.split(size):
-        ids = model.generate(input_features=batch.to(model.dtype), task="transcribe")
+        mask = torch.ones_like(batch[:, 0], dtype=torch.long)
+        ids = model.generate(input_features=batch.to(model.dtype), attention_mask=mask, task="transcribe")
         texts += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     model.train()
     return texts
@@ -309,4 +312,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
