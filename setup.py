@@ -36,6 +36,7 @@ setup(
         "gguf==0.19.0",  # tools/llm_from_gguf.py
     ],
     extras_require={
+        "record": ["sounddevice==0.5.6"],  # /record of blsp.bin.chat; Linux also needs PortAudio (libportaudio2)
         "parquet": [PYARROW],
         "dev": [
             "pytest==9.2.0",

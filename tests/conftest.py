@@ -246,6 +246,22 @@ def other_llm(world: World) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untrained(world: World) -> Path:
+    """A model's folder as it is before training."""
+    from blsp.model.adapter import Adapter
+    from blsp.model.blsp import BLSP
+    from blsp.model.encoder import SpeechEncoder
+    from blsp.model.llm import load_llm
+    from blsp.model.prompts import Prompter
+
+    torch.manual_seed(3)
+    llm = load_llm(str(world.llm))
+    model = BLSP(SpeechEncoder.from_pretrained(str(world.whisper)), Adapter(16, 32, 8, 0.3), llm, Prompter(llm.tokenizer))
+    model.save_pretrained(world.folder / "untrained", str(world.whisper), str(world.llm), {})
+    return world.folder / "untrained"
+
+
+@pytest.fixture(scope="session")
 def prepared(world: World) -> World:
     """The world with data directories, features and responses (stages 0 to 2); tests leave them as they are."""
     data = world.folder / "data"

@@ -34,8 +34,8 @@ from blsp.base.files import InputError, atomic_write, ends_fingerprint, fingerpr
 from blsp.data import mel
 from blsp.data.audio import SAMPLE_RATE
 from blsp.model import adapter, weight_files
-from blsp.model.blsp import named_parts, save_folder
 from blsp.model.encoder import SpeechEncoder
+from blsp.model.folder import named_parts, save_folder
 from blsp.model.prompts import Prompter
 from blsp.model.weight_files import Weight, list_weights, read, write_weights
 

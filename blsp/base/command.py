@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 from tqdm import tqdm
 
@@ -97,8 +98,28 @@ def logger(name: str, file: str | Path | None = None) -> logging.Logger:
     return log
 
 
-def progress(items: Iterable[T], total: int, title: str, unit: str = "utt") -> Iterator[T]:
-    """Pass `items` on; show a bar on a terminal, a plain line every 15 s elsewhere."""
+def decoding_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """Options of programs without a configuration that say how text is generated; max_new_tokens: its default."""
+    options = parser.add_argument_group("decoding")
+    options.add_argument("--max-new-tokens", type=int, default=max_new_tokens, metavar="N", help="of an answer (%(default)s)")
+    options.add_argument("--min-new-tokens", type=int, default=0, metavar="N", help="no end before so many (%(default)s)")
+    options.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest token (%(default)s)")
+    options.add_argument("--top-p", type=float, default=1.0, metavar="P", help="the nucleus that is sampled from (%(default)s)")
+    options.add_argument("--num-beams", type=int, default=1, metavar="N", help="of a beam search (%(default)s)")
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (%(default)s)")
+    options.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="1: off (%(default)s)")
+    options.add_argument("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="0: off (%(default)s)")
+
+
+def decoding_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What decoding_arguments() have been given, as Decoding's fields."""
+    names = ("max_new_tokens", "min_new_tokens", "temperature", "top_p", "num_beams", "seed", "repetition_penalty",
+             "no_repeat_ngram_size")  # fmt: skip
+    return {name: getattr(args, name) for name in names}
+
+
+def progress(items: Iterable[T], total: int, title: str, unit: str = "utt", lines_to: IO[str] | None = None) -> Iterator[T]:
+    """Pass `items` on; show a bar on a terminal, a plain line every 15 s elsewhere: on standard output or `lines_to`."""
     if sys.stderr.isatty() or not is_main_process():
         yield from tqdm(items, total=total, desc=title, unit=unit, dynamic_ncols=True, disable=not is_main_process())
         return
@@ -109,7 +130,7 @@ def progress(items: Iterable[T], total: int, title: str, unit: str = "utt") -> I
         if now - shown >= LOG_EVERY:
             shown = now
             left = (total - done) * (now - begin) / done
-            print(f"{title}: {done} of {total} {unit}, {left:.0f} s left", flush=True)
+            print(f"{title}: {done} of {total} {unit}, {left:.0f} s left", file=lines_to, flush=True)
 
 
 def commit() -> str:

@@ -17,11 +17,13 @@ class Journal:
 
     Each process appends to a part file of its own beside the output. Rows count only under the `fingerprint` they were
     written with, so rows of other settings, and a line torn by a kill, are as if they had never been there.
+    key: what names the utterance in a row.
     """
 
-    def __init__(self, output: str | Path, fingerprint: str, shard: int = 0, n_shards: int = 1):
+    def __init__(self, output: str | Path, fingerprint: str, shard: int = 0, n_shards: int = 1, key: str = "utt_id"):
         self.output = Path(output)
         self.fingerprint = fingerprint
+        self.key = key
         self.part = self.output.with_name(f"{self.output.name}.part-{shard + 1}-of-{n_shards}")
         self.rows: dict[str, dict[str, Any]] = {}
         self._read()
@@ -38,10 +40,10 @@ class Journal:
                     except ValueError:
                         continue
                     if fingerprint == self.fingerprint:
-                        self.rows[row["utt_id"]] = row
+                        self.rows[row[self.key]] = row
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Keep `rows` (each has "utt_id") for good."""
+        """Keep `rows` (each has the key) for good."""
         rows = list(rows)
         self.part.parent.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps([self.fingerprint, row], ensure_ascii=False) + "\n" for row in rows)
@@ -51,7 +53,7 @@ class Journal:
             f.write(lines.encode())
             f.flush()
             os.fsync(f.fileno())
-        self.rows.update((row["utt_id"], row) for row in rows)
+        self.rows.update((row[self.key], row) for row in rows)
 
     def finish(self, utt_ids: Sequence[str]) -> bool:
         """Write the output in the order of `utt_ids` if every one of them has its row. Returns whether it did."""

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel
 
-from blsp.base.files import InputError, atomic_write, model_fingerprint, read_json, write_json
-from blsp.base.pretrained import part_of
+from blsp.base.files import InputError, atomic_write
+from blsp.model import generation, streaming
 from blsp.model.adapter import Adapter
+from blsp.model.configuration import MODEL_TYPE, BLSPConfig
 from blsp.model.encoder import SpeechEncoder, cut
+from blsp.model.folder import (
+    load_trained,
+    load_weights,
+    local_folder,
+    named_parts,
+    prompter_of,
+    save_folder,
+    trained,
+)
+from blsp.model.generation import Decoding, Generated
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
-from blsp.model.prompts import OPTIONS, TEMPLATE, Prompt, Prompter, saved_template
+from blsp.model.processor import BLSPProcessor, Conversation, Message
+from blsp.model.prompts import OPTIONS, TEMPLATE, Prompt, Prompter
+from blsp.model.streaming import State
 
 
 @dataclass
@@ -37,12 +49,15 @@ class Batch:
         return self
 
 
-class BLSP(nn.Module):
+class BLSP(PreTrainedModel):
     """Speech encoder, adapter and LLM as one model; only the adapter is trained.
 
     kd_weight: share of the loss that is the divergence from what the LLM predicts given the transcript (not in the paper).
     kd_temperature: divides the logits of both sides of that divergence.
+    config: what config.json will say, without the places of encoder and LLM where they are not known.
     """
+
+    config_class = BLSPConfig
 
     def __init__(
         self,
@@ -53,7 +68,7 @@ class BLSP(nn.Module):
         kd_weight: float = 0.0,
         kd_temperature: float = 2.0,
     ):
-        super().__init__()
+        super().__init__(BLSPConfig(encoder="", llm="", provenance={}, **_settings(llm, prompter)))
         if not (0 <= kd_weight <= 1 and kd_temperature > 0):
             raise InputError(f"kd_weight {kd_weight} should be from 0 to 1, kd_temperature {kd_temperature} above 0")
         self.encoder = encoder.requires_grad_(False)
@@ -73,6 +88,10 @@ class BLSP(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.adapter.norm.weight.device
+
+    @cached_property
+    def processor(self) -> BLSPProcessor:
+        return BLSPProcessor(self.prompter.tokenizer, self.prompter, self.encoder.n_mels, self.encoder.window)
 
     def speech_embeds(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Embeddings of each utterance's speech in the LLM's space.
@@ -133,37 +152,173 @@ class BLSP(nn.Module):
         """Restore trained_state(); a state that does not fit this model raises InputError."""
         load_trained(self, state)
 
-    def save_pretrained(self, folder: str | Path, encoder: str, llm: str, provenance: dict[str, Any]) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        encoder: str = "",
+        llm: str = "",
+        provenance: dict[str, Any] | None = None,
+        whole: bool = False,
+        max_shard_size: int | str = "50GB",
+    ) -> None:
         """Write model.safetensors (what was trained) and config.json, which names encoder and LLM. Not the frozen parts.
 
         A template that is a file is copied to template.jinja.
+        encoder, llm: folders or hub names of the frozen parts; "": those that the model was loaded with.
+        whole: write the frozen parts, too, as encoder/ and llm/, in the precision that they have here; such a folder needs
+        nothing else. max_shard_size: of their files.
         """
-        prompter = self.prompter
-        settings = {"template": prompter.template, **{key: getattr(prompter, key) for key in OPTIONS}}
+        folder, prompter = Path(folder), self.prompter
+        names = {"encoder": encoder or self.config.encoder, "llm": llm or self.config.llm}
+        if whole:
+            names = {part: str(folder / part) for part in names}
+            (folder / "config.json").unlink(missing_ok=True)  # a kill must not leave it beside other parts
+            self.encoder.save(names["encoder"])
+            self.llm.save(names["llm"], max_shard_size)
+        elif not all(names.values()):
+            raise InputError(f"{folder}: name the encoder and the LLM of the model, or save it whole")
         if prompter.file is not None:
-            settings["template"] = TEMPLATE
-            with atomic_write(Path(folder) / TEMPLATE) as f:
+            with atomic_write(folder / TEMPLATE) as f:
                 f.write(prompter.file)
-        settings["precision"] = precision_name(self.llm.dtype)
-        save_folder(folder, self, "blsp", {"encoder": encoder, "llm": llm}, settings, provenance)
+        provenance = self.config.provenance if provenance is None else provenance
+        save_folder(folder, self, MODEL_TYPE, names, _settings(self.llm, prompter), provenance)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, precision: str = "auto", device: str = "cpu") -> BLSP:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        precision: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
+        *,
+        config: BLSPConfig | None = None,
+        dtype: str | torch.dtype | None = None,
+        device_map: str | torch.device | None = None,
+        **hub: Any,
+    ) -> BLSP:
         """A trained model with the encoder and LLM that its config.json names, in evaluation mode.
 
-        precision: of the frozen parts; auto: what it was trained in.
+        name: a folder, or a hub name. precision: of the frozen parts; auto: what it was trained in.
+        dtype, device_map: other names of precision and device, which Transformers' users give. config: is read anew.
+        hub: revision, cache_dir, token, local_files_only.
+        Raises InputError for a folder that is not whole, or whose parts are not those that it was trained with.
         """
-        folder = Path(folder)
-        config, names = named_parts(folder, "blsp", "encoder", "llm")
-        dtype = choose_dtype(config.get("precision", "auto") if precision == "auto" else precision, device)
-        encoder = SpeechEncoder.from_pretrained(names["encoder"], config["encoder_padding"], dtype)
-        llm = load_llm(names["llm"], dtype, device)
-        prompter = Prompter(
-            llm.tokenizer, saved_template(folder, config), **{key: config.get(key, default) for key, default in OPTIONS.items()}
-        )
-        model = cls(encoder, Adapter(**config["adapter"]), llm, prompter)
+        folder = local_folder(name, **{key: value for key, value in hub.items() if not key.startswith("_")})
+        values, names = named_parts(folder, MODEL_TYPE, "encoder", "llm")
+        precision, device = dtype or precision, device_map or device
+        if isinstance(precision, torch.dtype):
+            precision = precision_name(precision)
+        frozen = choose_dtype(values.get("precision", "auto") if precision == "auto" else precision, device)
+        encoder = SpeechEncoder.from_pretrained(names["encoder"], values["encoder_padding"], frozen)
+        llm = load_llm(names["llm"], frozen, device)
+        model = cls(encoder, Adapter(**values["adapter"]), llm, prompter_of(folder, values, llm.tokenizer))
+        model.config.encoder, model.config.llm = names["encoder"], names["llm"]
+        model.config.provenance = values.get("provenance", {})
         load_weights(model, folder)
         return model.to(device).eval()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message] | Conversation] | None = None,
+        decoding: Decoding | None = None,
+        keys: Sequence[str] | None = None,
+        *,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        feature_lengths: torch.Tensor | None = None,
+        **settings: Any,
+    ) -> list[Generated] | torch.Tensor:
+        """The assistant's next turn in each of some conversations, whatever the others are.
+
+        conversations: of messages as BLSPProcessor describes them, or as its prepare() gives them.
+        keys: what seeds each one's sampling; None: its content.
+        In place of conversations what the processor's apply_chat_template() gives, with fields of Decoding: then the token
+        ids (B, n) of the answers are returned, filled up behind their ends.
+        Raises InputError before anything is computed where one has no room in the LLM's context.
+        """
+        if conversations is None:
+            if input_ids is None:
+                raise InputError("generate: give conversations, or what the processor's apply_chat_template() gives")
+            no_speech = input_features is None or feature_lengths is None
+            features = [] if no_speech else input_features.split(feature_lengths.tolist())
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            prepared = self.processor.conversations(input_ids.cpu(), mask.cpu(), features)
+            decoding = Decoding.from_settings(settings)
+        else:
+            if settings:
+                raise InputError(
+                    f"generate: {', '.join(settings)}: with conversations, settings stand in decoding=Decoding(...)"
+                )
+            prepared = [c if isinstance(c, Conversation) else self.processor.prepare(c) for c in conversations]
+            decoding = decoding or Decoding()
+        for conversation in prepared:
+            self.check_room(conversation, decoding)
+        keys = [c.key if decoding.temperature > 0 else "" for c in prepared] if keys is None else keys
+        rows = generation.token_ids(self.llm, self.prompter, self.embeds(prepared), decoding, keys) if prepared else []
+        if conversations is None:
+            ends = generation.all_ends(self.llm, self.prompter)
+            ids = [torch.tensor(row) for row in rows]
+            return nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=ends[0]).to(self.device)
+        return [generation.read(row, self.llm, self.prompter) for row in rows]
+
+    def stream(
+        self,
+        conversation: Sequence[Message] | Conversation,
+        decoding: Decoding | None = None,
+        state: State | None = None,
+        key: str | None = None,
+    ) -> Iterator[str]:
+        """The same as generate() does for one conversation, as text that grows: pieces of whole characters.
+
+        state: keeps what has been read, for the next call with a longer history; one call at a time may use it, and the
+        model. A stream may be left before its end. It returns a Generated, as generators do.
+        Raises InputError at once, as generate() does.
+        """
+        state = State() if state is None else state
+        decoding = decoding or Decoding()
+        if not isinstance(conversation, Conversation):
+            conversation = self.processor.prepare(conversation, state.heard)
+        self.check_room(conversation, decoding)
+        prepared = conversation
+        key = prepared.key if key is None and decoding.temperature > 0 else key or ""
+        rest = lambda start: self.embeds([prepared], start)[0]  # noqa: E731
+        return streaming.stream(self.llm, self.prompter, prepared.units, rest, decoding, key, state)
+
+    def check_room(self, conversation: Conversation, decoding: Decoding) -> None:
+        """Raises InputError where a conversation and its answer are longer than the LLM's context."""
+        n, limit = len(conversation.ids), self.llm.context
+        if limit is not None and n + decoding.max_new_tokens > limit:
+            raise InputError(
+                f"the conversation has {n} tokens, {sum(conversation.n_embeds)} of them speech, and its answer may have"
+                f" {decoding.max_new_tokens}; the LLM's context has {limit}: shorten it, or start anew"
+            )
+
+    def embeds(self, conversations: Sequence[Conversation], start: int = 0) -> list[torch.Tensor]:
+        """(L_i - start, d_llm) embeddings of each conversation from the position `start` on."""
+        rows, places, features = [], [], []
+        for c in conversations:
+            ids = torch.tensor(c.ids)
+            speech = ids == c.audio_token_id
+            rows.append(self.llm.embed(ids.masked_fill(speech, 0)))
+            at = speech.nonzero()[:, 0].split(c.n_embeds) if c.features else ()
+            for where, heard in zip(at, c.features, strict=True):
+                if int(where[-1]) >= start:  # what was read before need not be heard again
+                    places.append((rows[-1], where.to(self.device)))
+                    features.append(heard)
+        if features:
+            speech = self.speech_embeds([f.to(self.device) for f in features])
+            for (row, where), embeds in zip(places, speech, strict=True):
+                row[where] = embeds
+        return [row[start:] for row in rows]
+
+
+def _settings(llm: LLM, prompter: Prompter) -> dict[str, Any]:
+    """What config.json says beside the parts and the adapter's sizes."""
+    settings = {"template": prompter.template, **{key: getattr(prompter, key) for key in OPTIONS}}
+    if prompter.file is not None:
+        settings["template"] = TEMPLATE
+    return settings | {"precision": precision_name(llm.dtype)}
 
 
 def embed_speech(
@@ -200,71 +355,6 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor, temperature: float)
     return nn.functional.kl_div(given, expected, reduction="sum", log_target=True)
 
 
-def trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters of a model that training changes, by name."""
-    names = {name for name, p in model.named_parameters() if p.requires_grad}
-    return {name: value.detach() for name, value in model.state_dict().items() if name in names}
-
-
-def load_trained(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Restore trained(); a state that does not fit this model raises InputError."""
-    expected = trained(model)
-    if expected.keys() != state.keys() or any(expected[k].shape != state[k].shape for k in state):
-        raise InputError("the saved weights do not fit the model; was it trained with another encoder or LLM?")
-    model.load_state_dict(state, strict=False)
-
-
-def save_folder(
-    folder: str | Path,
-    model: nn.Module,
-    model_type: str,
-    parts: dict[str, str],
-    settings: dict[str, Any],
-    provenance: dict[str, Any],
-) -> None:
-    """Write a model's folder: model.safetensors has what was trained, config.json names the frozen `parts` by path."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".model.safetensors.part"
-    save_file({k: v.cpu().contiguous() for k, v in trained(model).items()}, beside)
-    os.replace(beside, folder / "model.safetensors")
-    config: dict[str, Any] = {"model_type": model_type}
-    for part, name in parts.items():
-        config |= {part: _portable(name, folder), f"{part}_fingerprint": model_fingerprint(name)}
-    adapter = {
-        "d_encoder": model.encoder.d_model,
-        "d_llm": model.adapter.norm.normalized_shape[0],
-        "d_bottleneck": model.adapter.down.out_features,
-    }
-    config |= {"encoder_padding": model.encoder.padding, **settings, "adapter": adapter, "provenance": provenance}
-    write_json(folder / "config.json", config)
-
-
-def named_parts(folder: Path, model_type: str, *parts: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The config.json of a model's folder, and where the frozen parts that it names are.
-
-    Raises InputError where it is of another type of model, or a part is not the one that it was trained with.
-    """
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != model_type:
-        kind = {"blsp": "a BLSP model", "blsp-ctc": "a CTC recognizer (objective: ctc)"}[model_type]
-        raise InputError(f"{folder}/config.json: is not of {kind}; give the folder exp/NAME/model")
-    names = {}
-    for part in parts:
-        names[part] = part_of(folder, config[part])
-        if model_fingerprint(names[part]) != config[f"{part}_fingerprint"]:
-            raise InputError(f"{names[part]}: is missing or not the {part} that {folder} was trained with")
-    return config, names
-
-
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """What save_folder() wrote to model.safetensors."""
-    try:
-        load_trained(model, load_file(folder / "model.safetensors"))
-    except (OSError, SafetensorError) as e:
-        raise InputError(f"{folder}/model.safetensors: cannot be read ({e})") from None
-
-
-def _portable(name: str, folder: Path) -> str:
-    """A local folder relative to the model's, so that both can move together; a hub name as it is."""
-    return os.path.join(".", os.path.relpath(name, folder)) if os.path.isdir(name) else name
+AutoModel.register(BLSPConfig, BLSP)
+AutoModelForMultimodalLM.register(BLSPConfig, BLSP)
+AutoProcessor.register(BLSPConfig, BLSPProcessor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
@@ -64,6 +65,12 @@ class SpeechEncoder(nn.Module):
         """The encoder of a Whisper folder or hub name. Raises InputError where it cannot be loaded."""
         return cls(load_whisper(_EncoderHalf, name, dtype, key_mapping={PREFIX: ""}), padding)
 
+    def save(self, folder: str | Path) -> None:
+        """Write the encoder alone, so that from_pretrained() reads it."""
+        encoder = WhisperEncoder(self.encoder.config)  # the class whose weights have no prefix when they are saved
+        encoder.load_state_dict(self.encoder.state_dict(), assign=True)
+        encoder.save_pretrained(folder)
+
     def padded_length(self, n_frames: int) -> int:
         """Frames that pieces, the longest of `n_frames`, are padded to."""
         if self.padding == "batch":
@@ -114,7 +121,7 @@ def load_whisper(kind: type[Model], name: str, dtype: torch.dtype = torch.float3
     Raises InputError where it cannot be loaded or lacks weights, which Transformers would draw at random.
     """
     with loading(name):
-        if AutoConfig.from_pretrained(name).model_type != "whisper":
+        if AutoConfig.from_pretrained(name, trust_remote_code=False).model_type != "whisper":
             raise InputError(f"encoder: {name} is not a Whisper model")
         model, found = kind.from_pretrained(
             name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options

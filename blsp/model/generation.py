@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from blsp.base.files import InputError
 from blsp.model.llm import LLM, pad_left
@@ -94,6 +100,23 @@ class _SampleRows(LogitsProcessor):
         return torch.full_like(logits, -torch.inf).scatter(-1, tokens, drawn)
 
 
+def steering(decoding: Decoding, keys: Sequence[str], ends: list[int], device: torch.device) -> LogitsProcessorList:
+    """What is done with the logits behind responses before the largest is taken.
+
+    A GenerationConfig's own repetition_penalty takes as many tokens of a row's response for padding as its prompt has.
+    """
+    processors = LogitsProcessorList()
+    if decoding.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size))
+    if decoding.min_new_tokens:
+        processors.append(MinNewTokensLengthLogitsProcessor(0, decoding.min_new_tokens, ends, device=device))
+    if decoding.temperature > 0:
+        processors.append(_SampleRows(decoding, keys, device))
+    return processors
+
+
 @torch.inference_mode()
 def generate(
     llm: LLM, prompter: Prompter, prompts: Sequence[torch.Tensor], decoding: Decoding, keys: Sequence[str]
@@ -104,25 +127,36 @@ def generate(
     Rows are padded on the left and masked, so that a batch gives what single prompts give; of an LLM that would read the
     padding, only rows of the same length are taken together.
     """
+    rows = token_ids(llm, prompter, prompts, decoding, keys)
+    return [read(ids, llm, prompter) for ids in rows]
+
+
+def all_ends(llm: LLM, prompter: Prompter) -> list[int]:
+    """Token ids each of which ends a response."""
+    return sorted({*llm.ends, prompter.end[-1]})
+
+
+@torch.inference_mode()
+def token_ids(
+    llm: LLM, prompter: Prompter, prompts: Sequence[torch.Tensor], decoding: Decoding, keys: Sequence[str]
+) -> list[list[int]]:
+    """What generate() reads: token ids of each response, with whatever stands behind an end."""
     groups: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         groups.setdefault(0 if llm.pads else len(prompt), []).append(i)
-    ends = sorted({*llm.ends, prompter.end[-1]})
+    ends = all_ends(llm, prompter)
     settings = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
-        min_new_tokens=decoding.min_new_tokens,
         num_beams=decoding.num_beams,
         do_sample=False,
-        repetition_penalty=decoding.repetition_penalty,
-        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
         eos_token_id=ends,
         pad_token_id=ends[0],
     )
-    generated: dict[int, Generated] = {}
+    generated: dict[int, list[int]] = {}
     for members in groups.values():
         rows = _continue(llm, [prompts[i] for i in members], settings, decoding, [keys[i] for i in members])
         for i, ids in zip(members, rows, strict=True):
-            generated[i] = _read(ids, ends, prompter)
+            generated[i] = ids
     return [generated[i] for i in range(len(prompts))]
 
 
@@ -131,16 +165,14 @@ def _continue(
 ) -> list[list[int]]:
     """Token ids behind each prompt, with whatever stands behind an end."""
     embeds, mask = pad_left(prompts)
-    processors = LogitsProcessorList()
-    if decoding.temperature > 0:
-        processors.append(_SampleRows(decoding, keys, embeds.device))
-    warnings.filterwarnings("ignore", "Passing .* with `inputs_embeds`")  # penalties are of what is written, as they should be
+    processors = steering(decoding, keys, settings.eos_token_id, embeds.device)
     out = llm.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=processors, generation_config=settings)
     return out.tolist()
 
 
-def _read(ids: list[int], ends: list[int], prompter: Prompter) -> Generated:
+def read(ids: list[int], llm: LLM, prompter: Prompter) -> Generated:
     """What generated token ids say."""
+    ends = all_ends(llm, prompter)
     n = next((i for i, token in enumerate(ids) if token in ends), None)
     ids, reason = (ids, "length") if n is None else (ids[:n], "stop")
     tokenizer = prompter.tokenizer

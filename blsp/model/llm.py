@@ -69,7 +69,7 @@ def precision_name(dtype: torch.dtype) -> str:
 def llm_width(name: str) -> int:
     """The size of an LLM's embeddings, d_llm, without loading it."""
     try:
-        return AutoConfig.from_pretrained(name).get_text_config().hidden_size
+        return AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().hidden_size
     except (OSError, ValueError, KeyError, AttributeError) as e:
         raise InputError(f"llm: {name} cannot be loaded ({_first_line(e)})") from None
 
@@ -77,7 +77,7 @@ def llm_width(name: str) -> int:
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of an LLM. Raises InputError where it cannot be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as e:  # a broken file can fail in any way, in the libraries of three formats
         raise InputError(f"llm: {name} has no tokenizer that can be loaded ({_first_line(e)})") from None
 
@@ -90,7 +90,7 @@ def load_llm(
     attention: the implementation, None being the library's choice; see backward_attention().
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, SafetensorError) as e:
         raise InputError(f"llm: {name} cannot be loaded ({_first_line(e)})") from None
     return LLM(model.to(device), load_tokenizer(name))
@@ -135,6 +135,18 @@ class LLM(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    @property
+    def context(self) -> int | None:
+        """Positions that it has been made for; None where there is no limit to them."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def save(self, folder: str | Path, max_shard_size: int | str = "50GB") -> None:
+        """Write it with its tokenizer and what ends its text, so that load_llm() reads it."""
+        self.model.generation_config = GenerationConfig(eos_token_id=sorted(self.ends))
+        self.model.save_pretrained(folder, max_shard_size=max_shard_size)
+        self.model.generation_config = GenerationConfig()
+        self.tokenizer.save_pretrained(folder)
+
     def embed(self, ids: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """(n, d_llm) what the LLM reads in place of token ids (n,): given as inputs_embeds, it does what the ids do."""
         ids = torch.as_tensor(ids, dtype=torch.long, device=self.device)
@@ -175,6 +187,32 @@ class LLM(nn.Module):
         inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": False}
         taken = {k: v for k, v in inputs.items() if k in self._takes}
         return self.model.base_model(**taken).last_hidden_state[torch.arange(len(rows), device=self.device), ends - 1]
+
+    def new_cache(self) -> DynamicCache | None:
+        """What read() keeps its states in; None for an LLM that has others than keys and values."""
+        return DynamicCache(config=self.model.config) if self._window is not None else None
+
+    def read(self, embeds: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """(vocabulary,) float32 logits behind embeds (n, d_llm), which follow what `cache` has read and are added to it."""
+        n = len(embeds)
+        where = torch.zeros(1, n, dtype=torch.bool, device=self.device)
+        where[0, -1] = True
+        mask = torch.ones(1, cache.get_seq_length() + n, dtype=torch.long, device=self.device)
+        inputs = {"inputs_embeds": embeds[None], "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        return target_logits(self.model, where, **{k: v for k, v in inputs.items() if k in self._takes})[0].float()
+
+    @staticmethod
+    def rewind(cache: DynamicCache, n: int) -> bool:
+        """Let a cache forget what stands behind its first n positions; False where a window has moved on from there.
+
+        Layer by layer: a read() that was interrupted has left them at different lengths.
+        """
+        layers = [layer for layer in cache.layers if layer.get_seq_length() > n]
+        if any(layer.is_sliding and layer.get_seq_length() >= layer.sliding_window for layer in layers):
+            return False
+        for layer in layers:
+            layer.crop(n - layer.get_seq_length())
+        return True
 
     def _keeps(self, prefix: tuple[int, ...]) -> bool:
         """Whether keys and values of a prompt's constant beginning are there: computed once, the LLM being frozen."""

@@ -3,6 +3,8 @@
 ###[Human]:<instruction><transcript or speech>\n\n\n###[Assistant]:<response>
 `------- prefix ------'`------ content ------'`----- suffix -----'
 
+In a conversation \n\n\n and the next ###[Human]: follow the response, as in the authors' demonstration.
+
 Control tokens (ends, turns, roles) come from templates alone. In data (transcripts, instructions, responses) their names are
 text like any other.
 """
@@ -10,7 +12,7 @@ text like any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 HUMAN = "###[Human]:"
 ASSISTANT = "\n\n\n###[Assistant]:"
 TEMPLATE = "template.jinja"  # the copy of a template file in a model's folder
+NEXT = "\n\n\n"  # between a response and the next turn
 TEMPLATE_DATE = "2024-07-26"  # what templates that ask for today's date are told, unless another one is set
 ANCHOR = "a"  # a word's end: what the suffix is tokenized behind
 ANCHORS = ("\n", ANCHOR, "0", "。")  # what the rest of a text is tokenized behind, so that it gains no space marker
-# Private-use characters that mark the places of content, answer, instruction and system message in a rendered chat template.
-CONTENT, ANSWER, INSTRUCTION, SYSTEM = "\ue000", "\ue001", "\ue002", "\ue003"
+CONTENT, ANSWER = "\ue000", "\ue001"  # private-use characters that mark the places of content and answer in a chat template
+MARKS = range(0xE010, 0xF900)  # others, for the places in a conversation
+MARK = re.compile(f"([{chr(MARKS[0])}-{chr(MARKS[-1])}])")
 PLAIN = re.compile(r"[\w\s▁'’]*|.", re.DOTALL)  # added tokens that are words, runs of spaces or single characters
 DIRECTIVES = tuple(f"%{c}" for c in ("-d", "-m", "-I", "-H", "-M", "-S", *"dmyYbBaAjHIMSpUWwFDTRxXc"))  # of strftime
 
@@ -100,7 +104,8 @@ class Prompter:
         self._space = "" if first.startswith("▁") else " "
         self._lead, self._closing, self.opens_thought, end = "", "", False, None
         if self.jinja is not None:
-            _, self._after = self._around(ANCHOR)
+            user = "user", f"{ANCHOR} {CONTENT}"
+            self._after = self._shown([*self._system(), user], {CONTENT: ("user", None)}).partition(CONTENT)[2]
             self._closing = closing_of(self._after)
             self.opens_thought = bool(self._closing)
             self._lead, end = self._around_answer()
@@ -110,19 +115,80 @@ class Prompter:
 
     def prompt(self, instruction: str) -> Prompt:
         """The prompt around a transcript or speech under `instruction`."""
-        if self.jinja is None:
-            suffix = self._ids(ASSISTANT) if self.template == "official" else self._ids_behind_a_word(ASSISTANT)
-            prefix = self._mixed([(HUMAN, True), (instruction, False)])
-            return Prompt((*self._bos(), *prefix), tuple(suffix))
-        before, after = self._around(instruction)
-        if self._spells_control(instruction) or self._spells_control(self.system_message):
-            marked, _ = self._around(INSTRUCTION, SYSTEM if self.system_message else "")
-            data = {INSTRUCTION: instruction.strip(), SYSTEM: self.system_message.strip()}
-            parts = re.split(f"([{INSTRUCTION}{SYSTEM}])", marked)
-            prefix = self._mixed([(data.get(part, part), part not in data) for part in parts if part])
-        else:
-            prefix = self._ids(before)
-        return Prompt(tuple(prefix), tuple(self._ids_behind_a_word(after)))
+        prefix, suffix = self.conversation([("user", [instruction, None])])
+        return Prompt(tuple(prefix), tuple(suffix))
+
+    def conversation(self, turns: Sequence[tuple[str, Sequence[str | None]]]) -> list[list[int]]:
+        """Token ids around the speech of a conversation in which the assistant is to speak next.
+
+        turns: (role, parts), user and assistant in turn; before them a system's may stand, in place of system_message. A part
+        is a text, or None where speech stands. A user's first text is what prompt() calls the instruction, others content().
+        Returns the ids before, between and behind the parts of speech: one run more than there are such parts.
+        Raises InputError for turns in another order, and where the template does not show them.
+        """
+        turns = self._complete(turns)
+        inner = [parts[0] for role, parts in turns if role != "assistant" and parts and parts[0]]
+        # A template may look at what it is given: it is given data, or marks where data could be taken for control tokens.
+        marked = self.jinja is None or any(self._spells_control(text) or MARK.search(text) for text in inner)
+        marks = map(chr, MARKS)
+        inline: dict[str, str] = {}  # mark -> text that is tokenized together with the template's
+        slots: dict[str, tuple[str, str | None]] = {}  # mark -> role, and text that is tokenized alone or None for speech
+        shown = []
+        for role, parts in turns:
+            first, *rest = parts if role != "assistant" and parts and parts[0] is not None else ("", *parts)
+            words = [first] if first else []
+            if first and marked:
+                words = [next(marks)]
+                inline[words[0]] = first if self.jinja is None else first.strip()
+            for part in rest or [""] * (role != "system"):  # a place without content: what is behind it stays the same
+                words.append(next(marks))
+                slots[words[-1]] = role, part
+            shown.append((role, " ".join(words)))
+        text = self._plain(shown) if self.jinja is None else self._shown(shown, slots)
+        runs: list[list[int]] = [self._bos() if self.jinja is None else []]
+        between = re.split(f"([{''.join(slots)}])", text)
+        for i, (run, mark) in enumerate(zip(between[::2], [*between[1::2], None], strict=True)):
+            before = run.rstrip(" ") if mark else run
+            parts = [(inline.get(part, part), part not in inline) for part in MARK.split(before) if part]
+            runs[-1] += self._mixed(parts, behind=i > 0)
+            role, content = slots.get(mark, ("", ""))
+            if content is None:
+                runs.append([])
+            elif role == "assistant" and self.jinja is not None and content:
+                runs[-1] += self._text(run[len(before) :] + content, behind=parts[-1][0])
+            elif content:
+                runs[-1] += self.content(content)
+        return runs
+
+    def _complete(self, turns: Iterable[tuple[str, Sequence[str | None]]]) -> list[tuple[str, Sequence[str | None]]]:
+        """Turns in their right order, with the system's if there is one."""
+        turns = list(turns)
+        if self.system_message and turns[:1] and turns[0][0] != "system":
+            turns.insert(0, ("system", [self.system_message]))
+        roles = [role for role, _ in turns]
+        system = roles[:1] == ["system"]
+        if not roles[system:] or roles[system:] != ["user", "assistant"] * ((len(roles) - system) // 2) + ["user"]:
+            order = ", ".join(roles) or "none"
+            raise InputError(
+                f"turns should be the user's and the assistant's, one by one, and end with the user's; they are: {order}"
+            )
+        if system and self.jinja is None:
+            raise InputError(f"template '{self.template}' has no system turn; leave the system's message out")
+        return turns
+
+    def _plain(self, turns: Iterable[tuple[str, str]]) -> str:
+        return "".join(f"{text}{NEXT}" if role == "assistant" else f"{HUMAN}{text}{ASSISTANT}" for role, text in turns)
+
+    def _shown(self, turns: Sequence[tuple[str, str]], slots: Mapping[str, tuple[str, str | None]]) -> str:
+        """The text of a conversation by a chat template, which shows every mark once."""
+        text = self._render(turns, turns[-1][1][-1])
+        for mark, (role, _) in slots.items():
+            if text.count(mark) != 1:
+                times = "does not show" if mark not in text else "shows more than once"
+                raise InputError(f"template '{self.template}' {times} the {role}'s content")
+        if turns[0][0] == "system" and turns[0][1].strip() not in text:
+            raise InputError(f"template '{self.template}' has no system turn; leave system_message empty")
+        return text
 
     def content(self, transcript: str) -> list[int]:
         """Token ids of a transcript, as they stand between prefix and suffix; a space divides it from the instruction."""
@@ -179,17 +245,18 @@ class Prompter:
                 return ids
         return [i for i in ids if i not in self._control]
 
-    def _mixed(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
-        """Token ids of texts that follow one another, each of a template (True) or data (False)."""
-        parts = list(parts)
+    def _mixed(self, parts: Sequence[tuple[str, bool]], behind: bool = False) -> list[int]:
+        """Token ids of texts that follow one another, each of a template (True) or data (False); behind: a word."""
+        behind = behind and self.template != "official"
         if not any(self._spells_control(text) for text, of_template in parts if not of_template):
-            return self._ids("".join(text for text, _ in parts))
+            text = "".join(text for text, _ in parts)
+            return self._ids_behind_a_word(text) if behind else self._ids(text)
         ids: list[int] = []
         for text, of_template in parts:
             if not of_template:
-                ids += self._text(text, behind=ANCHORS[0] if ids else "")
+                ids += self._text(text, behind=ANCHORS[0] if ids or behind else "")
             else:
-                ids += self._template_ids(text, *ANCHORS) if ids else self._ids(text)
+                ids += self._template_ids(text, *ANCHORS) if ids or behind else self._ids(text)
         return ids
 
     def _template_ids(self, text: str, *anchors: str) -> list[int]:
@@ -227,22 +294,10 @@ class Prompter:
                 raise InputError(f"template '{self.template}' is neither paper, official, chat nor a readable file") from None
         return _fix_date(text, day)
 
-    def _around(self, instruction: str, system: str | None = None) -> tuple[str, str]:
-        """What a chat template writes before and behind the content of a user's turn."""
-        system = self.system_message if system is None else system
-        text = self._render(f"{instruction} {CONTENT}", system)
-        if text.count(CONTENT) != 1:
-            times = "does not show" if CONTENT not in text else "shows more than once"
-            raise InputError(f"template '{self.template}' {times} the user's content")
-        if system and system.strip() not in text:
-            raise InputError(f"template '{self.template}' has no system turn; leave system_message empty")
-        before, _, after = text.partition(CONTENT)
-        return before.rstrip(" "), after
-
     def _around_answer(self) -> tuple[str, tuple[int, ...] | None]:
         """Space that stands between the prompt and an answer, and the token ids that end its turn (None: plain text does)."""
         try:
-            text = self._render(CONTENT, self.system_message, ANSWER)
+            text = self._render([*self._system(), ("user", CONTENT), ("assistant", ANSWER)], CONTENT, prompt=False)
         except InputError:
             return "", None  # a template without an assistant's turn
         before, mark, behind = text.partition(ANSWER)
@@ -255,9 +310,14 @@ class Prompter:
             return lead, None
         return lead, tuple(self._ids_behind_a_word(behind[: end.end()]))
 
-    def _render(self, user: str, system: str, answer: str | None = None) -> str:
-        """The text of a conversation; a template whose messages consist of parts is given these."""
-        turns = [("system", system)] * bool(system) + [("user", user)] + [("assistant", answer)] * (answer is not None)
+    def _system(self) -> list[tuple[str, str]]:
+        return [("system", self.system_message)] if self.system_message else []
+
+    def _render(self, turns: Sequence[tuple[str, str]], mark: str, prompt: bool = True) -> str:
+        """The text of a conversation; a template that does not show `mark` so is given messages that consist of parts.
+
+        prompt: end with what begins the assistant's next turn.
+        """
         texts = []
         for as_parts in (False, True):
             messages = [{"role": r, "content": [{"type": "text", "text": t}] if as_parts else t} for r, t in turns]
@@ -266,19 +326,19 @@ class Prompter:
                     messages,
                     chat_template=self.jinja,
                     tokenize=False,
-                    add_generation_prompt=answer is None,
+                    add_generation_prompt=prompt,
                     enable_thinking=False,  # known to Qwen3, SmolLM3 and others
                     thinking=False,  # to Granite and DeepSeek
                 )
             except Exception as e:  # a template is somebody's program: it can fail in any way
                 texts.append(f" {' '.join(str(e).split())}")
                 continue
-            if CONTENT in text:
+            if mark in text:
                 return text
             texts.append("")
         if not any(texts):
             return ""  # it shows nothing of the content
-        hint = "" if system else "; where it wants a system turn, set system_message"
+        hint = "" if turns[0][0] == "system" else "; where it wants a system turn, set system_message"
         raise InputError(f"template '{self.template}':{next(filter(None, texts))}{hint}")
 
 

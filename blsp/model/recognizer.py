@@ -11,9 +11,10 @@ from torch import nn
 
 from blsp.base.files import InputError, atomic_write
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import Batch, embed_speech, load_trained, load_weights, named_parts, save_folder, trained
+from blsp.model.blsp import Batch, embed_speech
 from blsp.model.ctc import BLANK, Vocabulary, greedy_search, prefix_beam_search
 from blsp.model.encoder import SpeechEncoder
+from blsp.model.folder import load_trained, load_weights, local_folder, named_parts, save_folder, trained
 from blsp.model.llm import choose_dtype, precision_name
 
 MODEL_TYPE = "blsp-ctc"
@@ -72,13 +73,17 @@ class Recognizer(nn.Module):
         """Write model.safetensors (what was trained), tokenizer.model (the pieces) and config.json, which names the encoder."""
         with atomic_write(Path(folder) / "tokenizer.model", "wb") as f:
             f.write(self.vocabulary.model)
-        settings = {"pieces": len(self.vocabulary), "precision": precision_name(self.encoder.encoder.dtype)}
+        settings = {
+            "encoder_padding": self.encoder.padding,
+            "pieces": len(self.vocabulary),
+            "precision": precision_name(self.encoder.encoder.dtype),
+        }
         save_folder(folder, self, MODEL_TYPE, {"encoder": encoder}, settings, provenance)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, precision: str = "auto", device: str = "cpu") -> Recognizer:
         """A trained recognizer with the encoder that its config.json names, in evaluation mode."""
-        folder = Path(folder)
+        folder = local_folder(folder)
         config, names = named_parts(folder, MODEL_TYPE, "encoder")
         dtype = choose_dtype(config.get("precision", "auto") if precision == "auto" else precision, device)
         try:

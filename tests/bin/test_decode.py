@@ -14,11 +14,10 @@ from conftest import ROOT, SENTENCES, WINDOW, World, call, mtimes, plain_llm, ru
 
 from blsp.base.files import InputError, read_json, read_jsonl
 from blsp.bin import features
+from blsp.data import mel
 from blsp.data.data_dir import Utterance, read_table, write_data_dir, write_table
-from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP
-from blsp.model.encoder import SpeechEncoder
-from blsp.model.llm import load_llm
+from blsp.model.generation import Decoding
 from blsp.model.prompts import Prompter
 
 ASR, COLOR = "decode/test_clean.asr/hyp.jsonl", "decode/test_clean.color/hyp.jsonl"
@@ -29,15 +28,8 @@ def common(world: World, exp_dir: Path, *overrides: str) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def model(prepared: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as it is before training."""
-    torch.manual_seed(3)
-    llm = load_llm(str(prepared.llm))
-    encoder = SpeechEncoder.from_pretrained(str(prepared.whisper))
-    folder = tmp_path_factory.mktemp("model")
-    blsp = BLSP(encoder, Adapter(16, 32, 8, 0.3), llm, Prompter(llm.tokenizer))
-    blsp.save_pretrained(folder, str(prepared.whisper), str(prepared.llm), {})
-    return folder
+def model(untrained: Path) -> Path:
+    return untrained
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +123,20 @@ def test_the_text_cascade_answers_as_the_llm_does(prepared: World, tmp_path: Pat
         ids = torch.tensor([Prompter(tokenizer).text_prompt("Which color is named?", words)])
         out = llm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, pad_token_id=2)
         assert row["hypothesis"] == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_the_model_answers_as_it_is_decoded(prepared: World, model: Path, decoded: Path) -> None:
+    """Stage 4 and BLSP.generate() on the same utterances, by their features and by their audio."""
+    loaded = BLSP.from_pretrained(model)
+    rows = read_jsonl(decoded / ASR)
+    feats, wavs = (read_table(prepared.data / "test_clean" / name) for name in ("feats.scp", "wav.scp"))
+    for sounds in ({u: mel.read_features(place) for u, place in feats.items()}, wavs):
+        says = [{"type": "text", "text": "Please repeat the following words."}]
+        conversations = [
+            [{"role": "user", "content": [*says, {"type": "audio", "audio": sounds[row["utt_id"]]}]}] for row in rows
+        ]
+        answers = loaded.generate(conversations, Decoding(max_new_tokens=10))
+        assert [(a.text, a.finish_reason) for a in answers] == [(row["hypothesis"], row["finish_reason"]) for row in rows]
 
 
 def test_utterances_longer_than_the_window_are_decoded(prepared: World, model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -267,6 +269,75 @@ def test_a_model_can_move_together_with_its_parts(saved: tuple[BLSP, Path], tmp_
     BLSP.from_pretrained(tmp_path / "elsewhere/exp/model")
 
 
+def test_a_whole_folder_needs_nothing_else(saved: tuple[BLSP, Path], world: World, tmp_path: Path) -> None:
+    model, folder = saved
+    conversation = [
+        {"role": "user", "content": [{"type": "text", "text": REPEAT}, {"type": "audio", "audio": torch.rand(90, 80)}]}
+    ]
+    expected = model.generate([conversation])
+    BLSP.from_pretrained(folder).save_pretrained(tmp_path / "whole", whole=True)
+    shutil.rmtree(tmp_path / "place")
+    (tmp_path / "whole").rename(tmp_path / "elsewhere")
+    loaded = BLSP.from_pretrained(tmp_path / "elsewhere")
+    assert loaded.generate([conversation]) == expected
+    assert loaded.llm.ends == model.llm.ends
+    files = [path.name for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert files.count("model.safetensors") == 3 and not [name for name in files if name.endswith((".bin", ".pt", ".py"))]
+    config = read_json(tmp_path / "elsewhere" / "config.json")
+    assert (config["encoder"], config["llm"], config["provenance"]) == ("./encoder", "./llm", {"steps": 3})
+    loaded.save_pretrained(tmp_path / "light")
+    assert {path.name for path in (tmp_path / "light").iterdir()} == {"config.json", "model.safetensors"}
+    assert BLSP.from_pretrained(tmp_path / "light").generate([conversation]) == expected
+    shutil.copy(world.folder / "llm/tokenizer_config.json", tmp_path / "elsewhere/llm/tokenizer_config.json")
+    with pytest.raises(InputError, match="is missing or not the llm that"):
+        BLSP.from_pretrained(tmp_path / "elsewhere")
+
+
+AUTO = """
+import sys
+{imports}
+assert ("torch" in sys.modules) == {torch}
+from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+folder = sys.argv[1]
+config = AutoConfig.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
+for auto in (AutoModel, AutoModelForMultimodalLM):
+    model = auto.from_pretrained(folder, dtype="float32")
+    assert type(model) is blsp.BLSP and type(model.config) is type(config) is blsp.BLSP.config_class
+inputs = processor.apply_chat_template([{{"role": "user", "content": "Who?"}}], tokenize=True, return_dict=True)
+print(processor.batch_decode(model.generate(**inputs, max_new_tokens=5), skip_special_tokens=True)[0].strip())
+"""
+
+
+@pytest.mark.parametrize("imports", ["import blsp", "import transformers.models.auto.configuration_auto, blsp"])
+def test_the_auto_classes_find_a_folder_without_its_code(saved: tuple[BLSP, Path], imports: str) -> None:
+    """Where blsp comes before Transformers and behind it. Code in the folder, and its name in config.json, is left alone."""
+    model, folder = saved
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}})
+    (folder / "evil.py").write_text("raise SystemExit('run')")
+    code = AUTO.format(imports=imports, torch="transformers" in imports)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (expected,) = model.generate([[{"role": "user", "content": "Who?"}]], Decoding(5))
+    assert done.stdout.strip() == expected.text
+
+
+def test_a_hub_name_is_fetched_once_and_otherwise_refused_in_one_line(
+    saved: tuple[BLSP, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: a snapshot that is in the cache already is used, another name is refused."""
+    cache = tmp_path / "cache" / "models--someone--blsp-tiny"
+    BLSP.from_pretrained(saved[1]).save_pretrained(cache / "snapshots" / "abc", whole=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    hub = {"cache_dir": tmp_path / "cache", "local_files_only": True}
+    assert BLSP.from_pretrained("someone/blsp-tiny", **hub).trained_state().keys() == saved[0].trained_state().keys()
+    with pytest.raises(InputError, match="someone/else: is no folder, and the hub does not give it") as e:
+        BLSP.from_pretrained("someone/else", **hub)
+    assert "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize("part", ["whisper", "llm"])
 def test_another_encoder_or_llm_is_refused(saved: tuple[BLSP, Path], other_llm: Path, part: str) -> None:
     _, folder = saved
@@ -301,6 +372,11 @@ def test_broken_model_folders_are_refused_in_one_line(saved: tuple[BLSP, Path], 
     assert not [r for r in refusals if "\n" in r]
     weights.write_bytes(whole)
     config = read_json(folder / "config.json")
+    for key, value in (("llm", None), ("adapter", []), ("template", "/etc/passwd")):
+        write_json(folder / "config.json", {**config, key: value})
+        with pytest.raises(InputError, match=r"config\.json: ") as e:
+            BLSP.from_pretrained(folder)
+        assert "\n" not in str(e.value)
     config["adapter"]["d_bottleneck"] = 4
     write_json(folder / "config.json", config)
     with pytest.raises(InputError, match="do not fit the model"):
