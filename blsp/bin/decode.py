@@ -22,6 +22,7 @@ from blsp.base.files import InputError, file_fingerprint, fingerprint, model_fin
 from blsp.base.pretrained import part_of
 from blsp.data import normalization
 from blsp.data.data_dir import check_features
+from blsp.data.states import check_states
 from blsp.data.tasks import Job, instruction_of, reference_of, task_sets
 from blsp.model.prompts import OPTIONS, saved_template, template_settings
 
@@ -40,6 +41,7 @@ def main() -> None:
         "input",
         "source_language",
         "encoder",
+        "cache_encoder",
         "llm",
         "template",
         *OPTIONS,
@@ -105,9 +107,6 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if job.answers:
         settings["answers"] = job.answers.parent.name
     if source != "text":
-        named = config["encoder"] if source == "whisper" else read_json(model / "config.json").get("encoder")
-        if named:  # else it is no model of ours, which is said when it is loaded
-            check_features(job.folder, named if source == "whisper" else part_of(model, named))
         settings["features"] = read_json(job.folder / "feats.json")["fingerprint"]
     if source == "speech":
         llm = part_of(model, read_json(model / "config.json").get("llm", ""))
@@ -120,6 +119,20 @@ def _settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
     if source == "ctc":
         settings |= {"recognizer": model_fingerprint(model), "beam": config["ctc_beam"]}
     return settings
+
+
+def _check_speech(folder: Path, config: dict[str, Any], model: Path) -> None:
+    """Raise InputError if what stage 1 has left in a set's folder is not for the encoder that is to read it."""
+    if config["input"] == "whisper":
+        check_features(folder, config["encoder"])
+        return
+    named = read_json(model / "config.json")
+    if "encoder" not in named:  # no model of ours, which is said when it is loaded
+        return
+    encoder = part_of(model, named["encoder"])
+    check_features(folder, encoder)
+    if config["cache_encoder"]:
+        check_states(folder, encoder, named["encoder_padding"], config["precision"])
 
 
 def _own_settings(job: Job, config: dict[str, Any], model: Path) -> dict[str, Any]:
@@ -147,6 +160,8 @@ def _do(
         if _is_done(job, settings):
             log.info(f"{job.output}: hypotheses are there")
         else:
+            if work == "transcribe_all" or (work == "answer" and config["input"] == "speech"):
+                _check_speech(job.folder, config, model)
             job.output.with_name("decode.json").unlink(missing_ok=True)  # a kill must not leave it beside other hypotheses
             pending.append((job, settings))
     if pending:

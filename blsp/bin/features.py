@@ -15,16 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import kaldiio
 import numpy as np
 import torch
 
 from blsp.base import command
 from blsp.base.config import load_config, program_arguments, require
-from blsp.base.files import InputError, atomic_write, fingerprint, read_json, write_json
+from blsp.base.files import InputError, fingerprint
 from blsp.base.pretrained import check_mel_bins
 from blsp.data import audio, mel
-from blsp.data.data_dir import Utterance, read_data_dir, write_table
+from blsp.data.archives import Archives
+from blsp.data.data_dir import Utterance, read_data_dir
 from blsp.data.tasks import present_sets
 
 BLOCK = 500  # utterances in one archive, or those of one recording that has more: what a killed run loses at most, per process
@@ -50,26 +50,17 @@ def extract(folder: Path, n_mels: int, window: float, compress: bool, nj: int) -
     inputs = [(u.utt_id, wav, u.start, u.end, *files[wav]) for u in utterances if (wav := str(u.wav)) in files]
     settings = {"version": [VERSION, audio.VERSION], "n_mels": n_mels, "window": window, "compress": compress}
     done = fingerprint([settings, inputs])
-    info = folder / "feats.json"
-    if info.exists() and (folder / "feats.scp").exists() and read_json(info).get("fingerprint") == done:
+    blocks = list(_blocks(utterances))
+    archives = Archives(folder, "feats", done, len(blocks))
+    if archives.is_published():
         log.info(f"{folder}: features of {len(utterances)} utterances are there")
         return
-    info.unlink(missing_ok=True)  # a kill must not leave it beside other features
-    blocks = list(_blocks(utterances))
-    jobs = [(folder, i, block, settings, done) for i, block in enumerate(blocks)]
-    scp: dict[str, str] = {}
-    n_frames: dict[str, str] = {}
+    archives.withdraw()
+    jobs = [(archives, i, block, settings) for i, block in enumerate(blocks) if not archives.has(i)]
     with ProcessPoolExecutor(max(1, min(nj, len(jobs))), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for rows in command.progress(pool.map(_extract_block, jobs), len(jobs), f"{folder.name}: features", "block"):
-            for utt_id, place, frames in rows:
-                scp[utt_id], n_frames[utt_id] = place, str(frames)
-    write_table(folder / "utt2num_frames", n_frames)
-    write_table(folder / "feats.scp", scp)
-    write_json(info, {"fingerprint": done, **settings})
-    kept = {f"{done}.{i}.ark" for i in range(len(blocks))}
-    for old in (folder / "feats").glob("*.ark*"):
-        if old.name.removesuffix(".json") not in kept:
-            old.unlink()  # other settings' archives
+        for _ in command.progress(pool.map(_extract_block, jobs), len(jobs), f"{folder.name}: features", "block"):
+            pass
+    archives.publish("utt2num_frames", settings)
     log.info(f"{folder}: features of {len(utterances)} utterances written")
 
 
@@ -101,29 +92,23 @@ def _blocks(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
         yield block
 
 
-def _extract_block(job: tuple[Path, int, list[Utterance], dict[str, Any], str]) -> list[tuple[str, str, int]]:
-    """Write one archive. Returns (utt_id, its place in the archive, n_frames) of each utterance."""
-    folder, number, utterances, settings, done = job
-    ark = (folder / "feats" / f"{done}.{number}.ark").resolve()
-    index = ark.with_name(f"{ark.name}.json")
-    if ark.exists() and index.exists():
-        return [tuple(row) for row in read_json(index)]
-    rows = []
+def _extract_block(job: tuple[Archives, int, list[Utterance], dict[str, Any]]) -> None:
+    archives, number, utterances, settings = job
+    how = {"compression_method": LOSSY} if settings["compress"] else {}
+    archives.write(number, _extracted(archives.folder, utterances, settings), **how)
+
+
+def _extracted(folder: Path, utterances: list[Utterance], settings: dict[str, Any]) -> Iterator[tuple[str, np.ndarray, str]]:
+    """(utt_id, features (n_frames + ECHO, n_mels), n_frames) of each utterance."""
     longest = round(settings["window"] * audio.SAMPLE_RATE)
-    with atomic_write(ark, "wb") as f:
-        for u, samples in _sound(folder, utterances):
-            if len(samples) > longest:
-                raise InputError(
-                    f"{folder}: utterance '{u.utt_id}' has {len(samples) / audio.SAMPLE_RATE:.2f} s, longer than the"
-                    f" window of {settings['window']} s; run stage 0 again with this configuration"
-                )
-            features = mel.log_mel(samples, settings["n_mels"], settings["window"])
-            key = f"{u.utt_id} ".encode()
-            offset = f.tell() + len(key)
-            kaldiio.save_ark(f, {u.utt_id: features}, compression_method=LOSSY if settings["compress"] else None)
-            rows.append((u.utt_id, f"{ark}:{offset}", mel.valid_frames(features)))
-    write_json(index, rows)
-    return rows
+    for u, samples in _sound(folder, utterances):
+        if len(samples) > longest:
+            raise InputError(
+                f"{folder}: utterance '{u.utt_id}' has {len(samples) / audio.SAMPLE_RATE:.2f} s, longer than the"
+                f" window of {settings['window']} s; run stage 0 again with this configuration"
+            )
+        features = mel.log_mel(samples, settings["n_mels"], settings["window"])
+        yield u.utt_id, features, str(mel.valid_frames(features))
 
 
 def _sound(folder: Path, utterances: list[Utterance]) -> Iterator[tuple[Utterance, np.ndarray]]:

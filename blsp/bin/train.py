@@ -1,7 +1,7 @@
 """Stage 3: train the adapter so that speech makes the LLM write what the transcript made it write (Section 3, second step).
 
 With `objective: ctc` the adapter is trained with a CTC projector instead, as the recognizer of CTC+LLM (Section 4.2).
-reads   DATA_DIR/SET/{feats.scp,responses.BEHAVIOUR.jsonl}, the frozen encoder and LLM
+reads   DATA_DIR/SET/{feats.scp (with cache_encoder: states.scp),responses.BEHAVIOUR.jsonl}, the frozen encoder and LLM
 writes  EXP_DIR/{config.yaml,train.log,tensorboard/,checkpoints/,model/}
 """
 
@@ -14,6 +14,7 @@ from blsp.base import command
 from blsp.base.config import load_config, plain, program_arguments, require
 from blsp.base.files import InputError, fingerprint, model_fingerprint, read_json
 from blsp.data.data_dir import check_features, pairs_fingerprint
+from blsp.data.states import check_states
 from blsp.model.prompts import OPTIONS, template_settings
 
 # What the trained weights depend on, beside the data and the models; other keys may change without training again.
@@ -23,7 +24,7 @@ CTC = ("objective", "ctc_vocabulary")  # of a recognizer alone
 ALIGNMENT = ("template", *OPTIONS)  # of a model with an LLM alone
 DISTILLATION = ("kd_weight", "kd_temperature", "normalizer")  # and where the LLM is its own teacher
 REPORTING = ("behaviours", "encoder", "llm", "dev_sets", "tasks", "examples", "normalizer", "generation", "log_interval",
-             "dev_interval", "checkpoint_interval", "loader_processes")  # fmt: skip
+             "dev_interval", "checkpoint_interval", "loader_processes", "cache_encoder")  # fmt: skip
 
 
 def main() -> None:
@@ -40,6 +41,8 @@ def main() -> None:
         return
     for name in (*config["train_sets"], *config["dev_sets"]):
         check_features(args.data_dir / name, config["encoder"])
+        if config["cache_encoder"]:
+            check_states(args.data_dir / name, config["encoder"], config["encoder_padding"], config["precision"])
     from blsp.training.adapter_training import train  # loads torch, which a rerun that has nothing to do need not wait for
 
     train(config, fingerprint(settings), args.data_dir, args.exp_dir, log)

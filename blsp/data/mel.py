@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import kaldiio
 import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
 
-from blsp.base.files import InputError
+from blsp.data.archives import read_matrix
 from blsp.data.audio import SAMPLE_RATE  # 16000 Hz
 
 N_FFT = 400  # samples: a window of 25 ms
@@ -72,10 +71,7 @@ def silence(features: torch.Tensor) -> torch.Tensor:
 
 def read_features(place: str) -> torch.Tensor:
     """(n_frames + ECHO, n_mels) float32 of one utterance; `place` as feats.scp has it: archive:offset."""
-    try:
-        return torch.from_numpy(np.array(kaldiio.load_mat(place), dtype=np.float32))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{place}: features cannot be read ({e}); run stage 1 again") from None
+    return torch.from_numpy(np.array(read_matrix(place, "features"), dtype=np.float32))
 
 
 def pad(utterances: list[torch.Tensor], n_frames: int) -> torch.Tensor:

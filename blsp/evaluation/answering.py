@@ -14,12 +14,13 @@ from blsp.base.journal import Journal
 from blsp.data import mel
 from blsp.data.data_dir import read_table
 from blsp.data.normalization import normalizer
+from blsp.data.states import speech_reader
 from blsp.data.tasks import Job
 from blsp.evaluation.agreement import OwnAnswers
 from blsp.model import generation
 from blsp.model.adapter import adapter_length
-from blsp.model.blsp import BLSP
-from blsp.model.encoder import STRIDE, SpeechEncoder
+from blsp.model.blsp import BLSP, to_device
+from blsp.model.encoder import STRIDE, Speech, SpeechEncoder
 from blsp.model.generation import Decoding, Generated
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
 from blsp.model.prompts import OPTIONS, Prompter
@@ -29,31 +30,39 @@ from blsp.model.whisper import WhisperRecognizer
 log = command.logger("decode")
 
 
-def _journal(job: Job, settings: dict[str, Any], shard: int, n_shards: int) -> Journal:
-    return Journal(job.output, fingerprint(settings), shard, n_shards)
+class _Open:
+    """A job at work."""
+
+    def __init__(self, job: Job, settings: dict[str, Any], shard: int, n_shards: int):
+        self.job, self.settings = job, settings
+        self.journal = Journal(job.output, fingerprint(settings), shard, n_shards)
+        self.references, self.instructions = read_table(job.folder / job.reference), job.instructions()
+
+    def lacks(self, utt_ids: Iterable[str]) -> bool:
+        return any(utt_id not in self.journal.rows for utt_id in utt_ids)
+
+    def row(self, utt_id: str, instruction: str, generated: Generated) -> dict[str, Any]:
+        if utt_id not in self.references:
+            raise InputError(f"{self.job.folder / self.job.reference}: utterance '{utt_id}' has no reference for the task"
+                             f" {self.job.name}")  # fmt: skip
+        return {"utt_id": utt_id, "task": self.job.name, "instruction": instruction, "hypothesis": generated.text,
+                "reference": self.references[utt_id], "finish_reason": generated.finish_reason}  # fmt: skip
+
+    def finish(self, dtype: torch.dtype) -> None:
+        """dtype: of the models, what a precision "auto" has come to."""
+        output = self.job.output
+        if self.journal.finish(list(self.instructions)):
+            done = {"fingerprint": fingerprint(self.settings), **self.settings, "dtype": precision_name(dtype)}
+            write_json(output.with_name("decode.json"), done)
+            log.info(f"{output}: {len(self.journal.rows)} hypotheses")
 
 
-def _finish(job: Job, settings: dict[str, Any], journal: Journal, utt_ids: Iterable[str], dtype: torch.dtype) -> None:
-    """dtype: of the models, what a precision "auto" has come to."""
-    if journal.finish(list(utt_ids)):
-        done = {"fingerprint": fingerprint(settings), **settings, "dtype": precision_name(dtype)}
-        write_json(job.output.with_name("decode.json"), done)
-        log.info(f"{job.output}: {len(journal.rows)} hypotheses")
-
-
-def _row(job: Job, utt_id: str, instruction: str, references: dict[str, str], generated: Generated) -> dict[str, Any]:
-    if utt_id not in references:
-        raise InputError(f"{job.folder / job.reference}: utterance '{utt_id}' has no reference for the task {job.name}")
-    return {"utt_id": utt_id, "task": job.name, "instruction": instruction, "hypothesis": generated.text,
-            "reference": references[utt_id], "finish_reason": generated.finish_reason}  # fmt: skip
-
-
-def _batches(n_tokens: dict[str, int], journal: Journal, config: dict[str, Any], shard: int, n_shards: int) -> list[list[str]]:
-    """This shard's batches of utterances that have no hypothesis yet."""
-    utt_ids = list(n_tokens)
-    cut = generation.length_batches(list(n_tokens.values()), config["decoding_batch"])[shard::n_shards]
+def _batches(lengths: dict[str, int], work: list[_Open], config: dict[str, Any], shard: int, n_shards: int) -> list[list[str]]:
+    """This shard's batches of utterances that have not all their hypotheses yet."""
+    utt_ids = list(lengths)
+    cut = generation.length_batches(list(lengths.values()), config["decoding_batch"])[shard::n_shards]
     batches = [[utt_ids[i] for i in batch] for batch in cut]
-    return [batch for batch in batches if any(utt_id not in journal.rows for utt_id in batch)]
+    return [batch for batch in batches if any(job.lacks(batch) for job in work)]
 
 
 def answer(
@@ -81,24 +90,34 @@ def _answer_all(
     reader: _Text,
 ) -> None:
     decoding = Decoding.from_settings(config["decoding"])
+    of_same_speech: dict[tuple[Path, str], list[_Open]] = {}
     for job, settings in jobs:
-        journal = _journal(job, settings, shard, n_shards)
-        references, instructions = read_table(job.folder / job.reference), job.instructions()
-        own = OwnAnswers(job.answers, source.llm, source.prompter) if job.answers else None
-        if own:
-            references = own.texts()
-            reader.open(job, instructions)
-        batches = _batches(source.open(job, instructions), journal, config, shard, n_shards)
-        for batch in command.progress(batches, len(batches), f"{job.folder.name}: {job.name}", "batch"):
-            asked = [instructions[u] for u in batch]
-            prompts = source.prompts(asked, batch)
-            texts = generation.generate(source.llm, source.prompter, prompts, decoding, batch)
-            rows = [_row(job, u, instructions[u], references, g) for u, g in zip(batch, texts, strict=True)]
+        of_same_speech.setdefault((job.folder, job.table), []).append(_Open(job, settings, shard, n_shards))
+    for work in of_same_speech.values():
+        job, instructions = work[0].job, work[0].instructions
+        owns = [OwnAnswers(one.job.answers, source.llm, source.prompter) if one.job.answers else None for one in work]
+        for one, own in zip(work, owns, strict=True):
             if own:
-                far = own.divergences(batch, reader.prompts(asked, batch), prompts)
-                rows = [row | divergence for row, divergence in zip(rows, far, strict=True)]
-            journal.append(rows)
-        _finish(job, settings, journal, instructions, source.llm.dtype)
+                one.references = own.texts()
+        if any(owns):
+            reader.open(job, instructions)
+        batches = _batches(source.open(job, instructions), work, config, shard, n_shards)
+        title = f"{job.folder.name}: {', '.join(one.job.name for one in work)}"
+        for batch in command.progress(batches, len(batches), title, "batch"):
+            contents = source.contents(batch)  # once for all tasks: encoding speech costs as much as answering
+            for one, own in zip(work, owns, strict=True):
+                if not one.lacks(batch):
+                    continue
+                asked = [one.instructions[u] for u in batch]
+                prompts = source.prompts(asked, contents)
+                texts = generation.generate(source.llm, source.prompter, prompts, decoding, batch)
+                rows = [one.row(*row) for row in zip(batch, asked, texts, strict=True)]
+                if own:
+                    far = own.divergences(batch, reader.prompts(asked, reader.contents(batch)), prompts)
+                    rows = [row | divergence for row, divergence in zip(rows, far, strict=True)]
+                one.journal.append(rows)
+        for one in work:
+            one.finish(source.llm.dtype)
 
 
 def _sources(config: dict[str, Any], model: Path, device: str) -> tuple[_Speech | _Text, _Text]:
@@ -106,7 +125,7 @@ def _sources(config: dict[str, Any], model: Path, device: str) -> tuple[_Speech 
     normalize = normalizer(config["normalizer"])
     if config["input"] == "speech":
         blsp = BLSP.from_pretrained(model, config["precision"], device)
-        return _Speech(blsp), _Text(blsp.llm, blsp.prompter, normalize, "text")
+        return _Speech(blsp, config["cache_encoder"]), _Text(blsp.llm, blsp.prompter, normalize, "text")
     llm = load_llm(config["llm"], choose_dtype(config["precision"], device), device)
     prompter = Prompter(llm.tokenizer, config["template"], **{key: config[key] for key in OPTIONS})
     parts = llm, prompter, normalize
@@ -116,21 +135,24 @@ def _sources(config: dict[str, Any], model: Path, device: str) -> tuple[_Speech 
 class _Speech:
     """Prompts whose content is speech."""
 
-    def __init__(self, model: BLSP):
-        self.model, self.llm, self.prompter = model, model.llm, model.prompter
+    def __init__(self, model: BLSP, cached: bool):
+        self.model, self.llm, self.prompter, self.cached = model, model.llm, model.prompter, cached
 
     def open(self, job: Job, meant: Container[str]) -> dict[str, int]:
         """Those of a job's utterances that are meant, and the length of their content."""
-        self.places = read_table(job.folder / "feats.scp")
+        self.read = speech_reader(job.folder, self.cached)
         n_frames = _n_frames(job, meant)
         _report_long(job, n_frames, self.model.encoder)
         return {u: int(adapter_length((n + STRIDE - 1) // STRIDE)) for u, n in n_frames.items()}
 
     @torch.inference_mode()
-    def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
-        speech = self.model.speech_embeds([mel.read_features(self.places[u]).to(self.model.device) for u in utt_ids])
+    def contents(self, utt_ids: list[str]) -> list[torch.Tensor]:
+        return self.model.speech_embeds(to_device([self.read(u) for u in utt_ids], self.model.device))
+
+    @torch.inference_mode()
+    def prompts(self, instructions: list[str], contents: list[torch.Tensor]) -> list[torch.Tensor]:
         prompts = map(self.prompter.prompt, instructions)
-        return [self.model.prompt_embeds(prompt, s) for prompt, s in zip(prompts, speech, strict=True)]
+        return [self.model.prompt_embeds(prompt, content) for prompt, content in zip(prompts, contents, strict=True)]
 
 
 class _Text:
@@ -148,10 +170,12 @@ class _Text:
         self.transcripts = {u: self.normalize(t) for u, t in transcripts.items() if u in meant}
         return {u: len(t) for u, t in self.transcripts.items()}
 
+    def contents(self, utt_ids: list[str]) -> list[str]:
+        return [self.transcripts[u] for u in utt_ids]
+
     @torch.inference_mode()
-    def prompts(self, instructions: list[str], utt_ids: list[str]) -> list[torch.Tensor]:
-        texts = zip(instructions, (self.transcripts[u] for u in utt_ids), strict=True)
-        return [self.llm.embed(self.prompter.text_prompt(*text)) for text in texts]
+    def prompts(self, instructions: list[str], contents: list[str]) -> list[torch.Tensor]:
+        return [self.llm.embed(self.prompter.text_prompt(*text)) for text in zip(instructions, contents, strict=True)]
 
 
 def transcribe_all(
@@ -166,18 +190,18 @@ def transcribe_all(
         recognizer = Recognizer.from_pretrained(model, config["precision"], device)
         dtype = recognizer.encoder.encoder.dtype
 
-        def transcribe(features: list[torch.Tensor]) -> list[Generated]:
-            return [Generated(text, 0, "stop") for text in recognizer.transcribe(features, config["ctc_beam"])]
+        def transcribe(speech: list[Speech]) -> list[Generated]:
+            return [Generated(text, 0, "stop") for text in recognizer.transcribe(speech, config["ctc_beam"])]
 
+    cached = config["cache_encoder"] and config["input"] == "ctc"  # Whisper's decoder attends to its padding, which is not kept
     for job, settings in jobs:
-        journal = _journal(job, settings, shard, n_shards)
-        references, instructions = read_table(job.folder / job.reference), job.instructions()
-        places = read_table(job.folder / "feats.scp")
-        batches = _batches(_n_frames(job, instructions), journal, config, shard, n_shards)
+        one = _Open(job, settings, shard, n_shards)
+        read = speech_reader(job.folder, cached)
+        batches = _batches(_n_frames(job, one.instructions), [one], config, shard, n_shards)
         for batch in command.progress(batches, len(batches), f"{job.folder.name}: transcribing", "batch"):
-            generated = transcribe([mel.read_features(places[u]) for u in batch])
-            journal.append(_row(job, u, "", references, g) for u, g in zip(batch, generated, strict=True))
-        _finish(job, settings, journal, instructions, dtype)
+            texts = transcribe([read(u) for u in batch])
+            one.journal.append(one.row(u, "", text) for u, text in zip(batch, texts, strict=True))
+        one.finish(dtype)
 
 
 def _n_frames(job: Job, meant: Container[str]) -> dict[str, int]:

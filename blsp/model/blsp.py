@@ -16,7 +16,7 @@ from blsp.base.files import InputError, atomic_write
 from blsp.model import generation, streaming
 from blsp.model.adapter import Adapter
 from blsp.model.configuration import MODEL_TYPE, BLSPConfig
-from blsp.model.encoder import SpeechEncoder, cut
+from blsp.model.encoder import Speech, SpeechEncoder
 from blsp.model.folder import (
     load_trained,
     load_weights,
@@ -37,15 +37,13 @@ from blsp.model.streaming import State
 class Batch:
     """What the loss of some utterances is computed from."""
 
-    features: list[torch.Tensor]  # B log-mel features (n_frames_i + ECHO, n_mels), see mel.py
+    features: list[Speech]  # B utterances: log-mel features (n_frames_i + ECHO, n_mels), see mel.py, or states made of them
     prompts: list[Prompt]  # B, one for each utterance
     responses: list[list[int]]  # B, token ids, with the end of sequence where the response has ended
     transcripts: list[list[int]] = field(default_factory=list)  # B, token ids, where the LLM is its own teacher; else none
 
     def to(self, device: torch.device | str) -> Batch:
-        """One transfer for all utterances."""
-        lengths = [len(utterance) for utterance in self.features]
-        self.features = list(torch.cat(self.features).to(device, non_blocking=True).split(lengths))
+        self.features = to_device(self.features, device)
         return self
 
 
@@ -93,12 +91,9 @@ class BLSP(PreTrainedModel):
     def processor(self) -> BLSPProcessor:
         return BLSPProcessor(self.prompter.tokenizer, self.prompter, self.encoder.n_mels, self.encoder.window)
 
-    def speech_embeds(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Embeddings of each utterance's speech in the LLM's space.
-
-        features: B tensors (n_frames_i + ECHO, n_mels). Returns B tensors (n_embeds_i, d_llm) in the LLM's dtype.
-        """
-        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features)
+    def speech_embeds(self, speech: Sequence[Speech]) -> list[torch.Tensor]:
+        """Embeddings of each utterance's speech in the LLM's space: B tensors (n_embeds_i, d_llm) in the LLM's dtype."""
+        embeds, n_embeds = embed_speech(self.encoder, self.adapter, speech)
         embeds = embeds.to(self.llm.dtype)
         return [row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True)]
 
@@ -321,24 +316,29 @@ def _settings(llm: LLM, prompter: Prompter) -> dict[str, Any]:
     return settings | {"precision": precision_name(llm.dtype)}
 
 
-def embed_speech(
-    encoder: SpeechEncoder, adapter: Adapter, features: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """features: B tensors (n_frames_i + ECHO, n_mels). Returns the adapter's (B, N, d_llm) and (B,) valid ones of each.
+def embed_speech(encoder: SpeechEncoder, adapter: Adapter, speech: Sequence[Speech]) -> tuple[torch.Tensor, torch.Tensor]:
+    """speech: B utterances. Returns the adapter's (B, N, d_llm) and (B,) valid ones of each.
 
     What is longer than the encoder's window is cut in pauses, and each piece passes encoder and adapter as if alone: no
     training utterance is longer, so neither has seen what stands at such a joint.
     """
-    cuts = [cut(utterance, encoder.window) for utterance in features]
-    with torch.no_grad():
-        states, n_states = encoder([piece for pieces in cuts for piece in pieces])  # (W, S, d_encoder), (W,)
-    embeds, n_embeds = adapter(states, n_states)
-    if len(embeds) > len(cuts):
+    utterances = encoder.encode(speech)
+    pieces = [states for utterance in utterances for states in utterance]
+    n_states = torch.tensor([len(states) for states in pieces], device=pieces[0].device)
+    embeds, n_embeds = adapter(nn.utils.rnn.pad_sequence(pieces, batch_first=True), n_states)
+    if len(embeds) > len(utterances):
         valid = iter(row[:n] for row, n in zip(embeds, n_embeds.tolist(), strict=True))
-        joined = [torch.cat([next(valid) for _ in pieces]) for pieces in cuts]
+        joined = [torch.cat([next(valid) for _ in utterance]) for utterance in utterances]
         n_embeds = torch.tensor([len(row) for row in joined], device=embeds.device)
         embeds = nn.utils.rnn.pad_sequence(joined, batch_first=True)
     return embeds, n_embeds
+
+
+def to_device(speech: Sequence[Speech], device: torch.device | str) -> list[Speech]:
+    """One transfer for all utterances."""
+    rows = [row for utterance in speech for row in (utterance if isinstance(utterance, list) else [utterance])]
+    moved = iter(torch.cat(rows).to(device, non_blocking=True).split([len(row) for row in rows]))
+    return [[next(moved) for _ in utterance] if isinstance(utterance, list) else next(moved) for utterance in speech]
 
 
 def _cross_entropy(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, int]:

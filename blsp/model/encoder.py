@@ -23,6 +23,8 @@ PAUSE = 7  # feature frames over which the loudness is averaged where a long utt
 QUIET = 0.01  # of scaled log-mel, 0.4 dB: moments that are as quiet as the quietest
 PREFIX = r"^(?:model\.)?encoder\."  # what the encoder's weights are called by in a whole Whisper, with or without its head
 Model = TypeVar("Model", bound=PreTrainedModel)
+# An utterance, as models take it: its log-mel features (n_frames + ECHO, n_mels), or the states of its pieces, encoded before.
+Speech = torch.Tensor | list[torch.Tensor]
 
 
 def cut(features: torch.Tensor, window: int) -> list[torch.Tensor]:
@@ -91,6 +93,16 @@ class SpeechEncoder(nn.Module):
             states = self._encode(padded, n_frames)
         n_states = (n_frames + STRIDE - 1) // STRIDE
         return states[:, : int(n_states.max())], n_states
+
+    @torch.no_grad()
+    def encode(self, speech: Sequence[Speech]) -> list[list[torch.Tensor]]:
+        """The states (n_i, d_model) of each utterance's pieces; of utterances that are states already, those."""
+        if isinstance(speech[0], list):
+            return list(speech)
+        cuts = [cut(utterance, self.window) for utterance in speech]
+        states, n_states = self([piece for pieces in cuts for piece in pieces])
+        valid = iter(row[:n] for row, n in zip(states, n_states.tolist(), strict=True))
+        return [[next(valid) for _ in pieces] for pieces in cuts]
 
     def _encode(self, windows: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
         """What WhisperEncoder does, but for any length up to its window, and without attending past n_frames (W,).

@@ -11,9 +11,9 @@ from torch import nn
 
 from blsp.base.files import InputError, atomic_write
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import Batch, embed_speech
+from blsp.model.blsp import Batch, embed_speech, to_device
 from blsp.model.ctc import BLANK, Vocabulary, greedy_search, prefix_beam_search
-from blsp.model.encoder import SpeechEncoder
+from blsp.model.encoder import Speech, SpeechEncoder
 from blsp.model.folder import load_trained, load_weights, local_folder, named_parts, save_folder, trained
 from blsp.model.llm import choose_dtype, precision_name
 
@@ -41,9 +41,9 @@ class Recognizer(nn.Module):
     def device(self) -> torch.device:
         return self.adapter.norm.weight.device
 
-    def log_probs(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """features: B tensors (n_frames_i + ECHO, n_mels). Returns (B, N, pieces), and (B,) how many of the N are valid."""
-        embeds, n_embeds = embed_speech(self.encoder, self.adapter, features)
+    def log_probs(self, speech: Sequence[Speech]) -> tuple[torch.Tensor, torch.Tensor]:
+        """speech: B utterances. Returns (B, N, pieces), and (B,) how many of the N are valid."""
+        embeds, n_embeds = embed_speech(self.encoder, self.adapter, speech)
         return self.projector(embeds).float().log_softmax(-1), n_embeds
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
@@ -57,9 +57,9 @@ class Recognizer(nn.Module):
         return loss, len(targets)
 
     @torch.inference_mode()
-    def transcribe(self, features: list[torch.Tensor], beam: int = 1) -> list[str]:
-        """Transcripts of utterances (n_frames_i + ECHO, n_mels): greedy with a beam of 1, else by prefix beam search."""
-        log_probs, n_embeds = self.log_probs([f.to(self.device) for f in features])
+    def transcribe(self, speech: Sequence[Speech], beam: int = 1) -> list[str]:
+        """Transcripts of utterances: greedy with a beam of 1, else by prefix beam search."""
+        log_probs, n_embeds = self.log_probs(to_device(speech, self.device))
         rows = [row[:n] for row, n in zip(log_probs.cpu(), n_embeds.tolist(), strict=True)]
         return [self.vocabulary.text(greedy_search(row) if beam == 1 else prefix_beam_search(row, beam)[0]) for row in rows]
 

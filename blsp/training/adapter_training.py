@@ -17,13 +17,13 @@ from torch.utils.tensorboard import SummaryWriter
 from blsp.base import command
 from blsp.base.config import begin_experiment, plain
 from blsp.base.files import InputError, atomic_write
-from blsp.data import mel
 from blsp.data.audio import SAMPLE_RATE, load
-from blsp.data.data_dir import read_data_dir, read_table
+from blsp.data.data_dir import read_data_dir
 from blsp.data.normalization import normalizer
+from blsp.data.states import speech_reader
 from blsp.model import generation
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP
+from blsp.model.blsp import BLSP, to_device
 from blsp.model.ctc import Vocabulary, train_vocabulary
 from blsp.model.encoder import SpeechEncoder
 from blsp.model.generation import Decoding
@@ -52,7 +52,8 @@ def train(config: dict[str, Any], done: str, data_dir: Path, exp_dir: Path, log:
     else:
         model, prompter = _blsp(config, dtype, run_opts["device"])
     normalize = normalizer(config["normalizer"]) if config["kd_weight"] and isinstance(model, BLSP) else None
-    data = AlignmentData(data_dir, config["train_sets"], config["mix"], prompter, normalize)
+    cached = config["cache_encoder"]
+    data = AlignmentData(data_dir, config["train_sets"], config["mix"], prompter, normalize, cached)
     sampler = StepSampler(data, config["mix"], config["batch_size"], config["max_tokens"], config["seed"], rank, world_size)
     loader = DataLoader(
         data,
@@ -157,7 +158,7 @@ def _dev(
     config: dict[str, Any], data_dir: Path, prompter: Prompter | Vocabulary, rank: int, world_size: int
 ) -> tuple[AlignmentData, list[tuple[int, ...]]]:
     """The dev pairs and this process' micro-batches of them."""
-    data = AlignmentData(data_dir, config["dev_sets"], config["mix"], prompter)
+    data = AlignmentData(data_dir, config["dev_sets"], config["mix"], prompter, cached=config["cache_encoder"])
     sampler = StepSampler(data, config["mix"], len(data), config["max_tokens"], 0, rank, world_size)
     return data, next(iter(sampler))
 
@@ -171,15 +172,15 @@ class _Examples:
         self.decoding = Decoding.from_settings({**config["generation"], "temperature": 0.0})
         folder = data_dir / config["dev_sets"][0]
         self.utterances = read_data_dir(folder)[: config["examples"]]
-        places = read_table(folder / "feats.scp")
-        self.features = [mel.read_features(places[u.utt_id]) for u in self.utterances]
+        read = speech_reader(folder, config["cache_encoder"])
+        self.speech = [read(u.utt_id) for u in self.utterances]
         first = self.utterances[0]
         writer.add_audio(f"example/{first.utt_id}", torch.from_numpy(load(first.wav, first.start, first.end)), 0, SAMPLE_RATE)
 
     @torch.inference_mode()
     def write(self, model: BLSP | Recognizer, step: int) -> None:
         model.eval()
-        written = self._answers(model) if isinstance(model, BLSP) else {"transcript": model.transcribe(self.features)}
+        written = self._answers(model) if isinstance(model, BLSP) else {"transcript": model.transcribe(self.speech)}
         for name, texts in written.items():
             rows = [f"| {u.text} | {text} |" for u, text in zip(self.utterances, texts, strict=True)]
             table = "\n".join(["| transcript | written from the speech |", "|---|---|", *rows])
@@ -188,7 +189,7 @@ class _Examples:
 
     def _answers(self, model: BLSP) -> dict[str, list[str]]:
         """What the LLM writes, by task."""
-        speech = model.speech_embeds([f.to(model.device) for f in self.features])
+        speech = model.speech_embeds(to_device(self.speech, model.device))
         keys = [u.utt_id for u in self.utterances]
         answers = {}
         for name, task in self.tasks.items():

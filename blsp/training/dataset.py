@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
 from blsp.base.files import InputError
-from blsp.data import mel
+from blsp.data import mel, states
 from blsp.data.data_dir import pairs_fingerprint
 from blsp.model.adapter import adapter_length
 from blsp.model.blsp import Batch
 from blsp.model.ctc import Vocabulary
-from blsp.model.encoder import STRIDE
+from blsp.model.encoder import STRIDE, Speech
 from blsp.model.prompts import Prompter
 
 TARGETS = ("stop", "length")  # finish reasons of responses that are training targets
@@ -92,10 +91,14 @@ class Pairs:
     Raises InputError if features are missing or the responses do not cover the data directory, line by line.
     """
 
-    def __init__(self, folder: Path, behaviour: str, fits: Callable[[str, int], bool] | None = None):
+    def __init__(self, folder: Path, behaviour: str, fits: Callable[[str, int], bool] | None = None, cached: bool = False):
         self.fingerprint = pairs_fingerprint(folder, behaviour)
         path = folder / f"responses.{behaviour}.jsonl"
         self.feats, self.responses = Lines(folder / "feats.scp"), Lines(path)
+        # Where encoder states are kept, they are read instead.
+        self.states = (Lines(folder / f"{states.NAME}.scp"), Lines(folder / states.LENGTHS)) if cached else None
+        if self.states and not len(self.states[0]) == len(self.states[1]) == len(self.feats):
+            raise InputError(f"{folder}/{states.NAME}.scp: has not the utterances of feats.scp; run stage 1 again")
         n_frames = Lines(folder / "utt2num_frames")
         if not len(self.feats) == len(self.responses) == len(n_frames):
             raise InputError(f"{path}: has {len(self.responses)} responses for {len(self.feats)} utterances; run stage 2 again")
@@ -127,9 +130,12 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Features (n_frames + ECHO, n_mels) and the response's row."""
+    def __getitem__(self, i: int) -> tuple[Speech, dict[str, Any]]:
+        """The speech and the response's row."""
         line = int(self.lines[i])
+        if self.states:
+            place, lengths = (table[line].partition(" ")[2] for table in self.states)
+            return states.read_states(place, lengths), json.loads(self.responses[line])
         return mel.read_features(self.feats[line].partition(" ")[2]), json.loads(self.responses[line])
 
 
@@ -138,6 +144,7 @@ class AlignmentData(Dataset):
 
     prompter: the LLM's, or for CTC the vocabulary, which leaves pairs out that do not fit.
     normalize: what an LLM that is its own teacher reads transcripts through; None: batches hold no transcripts.
+    cached: batches hold encoder states that stage 1 has kept instead of features.
     """
 
     def __init__(
@@ -147,6 +154,7 @@ class AlignmentData(Dataset):
         mix: Mapping[str, float],
         prompter: Prompter | Vocabulary,
         normalize: Callable[[str], str] | None = None,
+        cached: bool = False,
     ):
         self.prompter, self.normalize = prompter, normalize
         fits = prompter.fits if isinstance(prompter, Vocabulary) else None
@@ -155,7 +163,7 @@ class AlignmentData(Dataset):
         behaviour_of: list[int] = []
         for number, behaviour in enumerate(self.behaviours):
             for name in sets:
-                self.pairs.append(Pairs(Path(data_dir) / name, behaviour, fits))
+                self.pairs.append(Pairs(Path(data_dir) / name, behaviour, fits, cached))
                 behaviour_of.append(number)
         sizes = [len(p) for p in self.pairs]
         if not sum(sizes):

@@ -12,7 +12,7 @@ stop_stage=5                    # last stage
 data_dir=data                   # where the data directories go
 exp_dir=""                      # where the experiment goes; empty: exp/NAME of the configuration
 model=""                        # trained model to decode with; empty: the experiment's own
-ngpu=0                          # processes of stages 2 to 4, one per GPU; 0 or 1: one process
+ngpu=0                          # processes of stages 1 to 4, one per GPU; 0 or 1: one process
 nj=0                            # processes of stages 0 and 1; 0: one per core
 limit=0                         # utterances of each set that stage 0 keeps; 0: all
 dry_run=false                   # print the commands instead of running them
@@ -32,8 +32,9 @@ fi
 if stage 0 "data preparation"; then
     run python local/prepare.py "${common[@]}" --corpus-dir "$corpus_dir" --nj "$nj" --limit "$limit" -- "${overrides[@]}"
 fi
-if stage 1 "log-mel features"; then
+if stage 1 "features"; then
     run python -m blsp.bin.features "${common[@]}" --nj "$nj" -- "${overrides[@]}"
+    run python -m blsp.bin.encode "${common[@]}" --ngpu "$ngpu" -- "${overrides[@]}"
 fi
 if stage 2 "behaviour generation"; then
     run python -m blsp.bin.continuation "${common[@]}" --ngpu "$ngpu" -- "${overrides[@]}"

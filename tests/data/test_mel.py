@@ -199,8 +199,8 @@ def test_a_recording_is_opened_once_and_looked_at_once(segmented: Path, monkeypa
     utterances = read_data_dir(segmented)
     opened, stats, real, stat = [], [], audio._open, os.stat
     monkeypatch.setattr(audio, "_open", lambda path, *more: opened.append(path) or real(path, *more))
-    for n, block in enumerate(features._blocks(utterances)):
-        features._extract_block((segmented, n, block, {"n_mels": 80, "window": 2, "compress": False}, "x"))
+    for block in features._blocks(utterances):
+        assert list(features._extracted(segmented, block, {"n_mels": 80, "window": 2}))
     assert len(opened) == 3
     monkeypatch.setattr(os, "stat", lambda path, **more: stats.append(str(path)) or stat(path, **more))
     features.extract(segmented, 80, 2, False, 1)

@@ -20,6 +20,7 @@ STAGES = [
     "blsp.bin.download",
     "local/prepare.py",
     "blsp.bin.features",
+    "blsp.bin.encode",
     "blsp.bin.continuation",
     "blsp.bin.train",
     "blsp.bin.decode",
@@ -59,7 +60,7 @@ def test_the_tail_is_the_same_in_every_recipe() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.parent.name)
-def test_a_dry_run_prints_one_command_for_each_stage_and_writes_nothing(script: Path) -> None:
+def test_a_dry_run_prints_the_stages_commands_and_writes_nothing(script: Path) -> None:
     before = sorted(script.parent.iterdir())
     printed = commands(script, "--stage", -1, "--skip-stages=")
     stages = ["blsp.bin.llm_sft" if name == "blsp.bin.train" and "alpaca" in script.parts else name for name in STAGES]
@@ -86,7 +87,7 @@ def test_stages_can_be_picked() -> None:
         "blsp.bin.train",
         "blsp.bin.decode",
     ]
-    assert len(commands(LIBRISPEECH)) == 6  # 0 to 5
+    assert len(commands(LIBRISPEECH)) == 7  # 0 to 5, two of them stage 1
     assert [words[2] for words in commands(LIBRISPEECH, "--skip-stages", "0 1 2 3 4")] == ["blsp.bin.score"]
 
 
@@ -113,9 +114,9 @@ def test_paths_mean_what_they_mean_where_the_command_is_typed(tmp_path: Path) ->
 
 
 def test_several_processes_train_under_torchrun() -> None:
-    continuation, train, decode = commands(LIBRISPEECH, "--ngpu", 2, "--stage", 2, "--stop-stage", 4)
+    encode, continuation, train, decode = commands(LIBRISPEECH, "--ngpu", 2, "--stage", 1, "--stop-stage", 4)[1:]
     assert train[:6] == ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "blsp.bin.train"]
-    assert value_of(continuation, "--ngpu") == value_of(decode, "--ngpu") == "2"
+    assert {value_of(words, "--ngpu") for words in (encode, continuation, decode)} == {"2"}
     _, tune = commands(ROOT / "recipes/alpaca/run.sh", "--ngpu", 8, "--limit", 100, "--", "--llm=models/other")
     assert tune[:6] == ["torchrun", "--standalone", "--nproc-per-node", "8", "-m", "blsp.bin.llm_sft"]
     assert tune[-2:] == ["--", "--llm=models/other"]
