@@ -51,6 +51,8 @@ def test_the_scripts_are_valid_bash_and_short(script: str, lines: int) -> None:
 
 
 def test_the_tables_name_what_exists() -> None:
+    """And the tables of results know every corpus that has scores: one that they lack would be taken for the first."""
+    assert set(table("recipes.tsv")) - {"alpaca"} < set(load_config(MINI / "conf/tables.yaml")["corpora"])
     for name, (source, configuration) in table("systems.tsv").items():
         if configuration not in ("none", "--config"):
             config = load_config(MINI / "conf" / configuration)
