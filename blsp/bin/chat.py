@@ -52,6 +52,8 @@ def main() -> None:
 
     decoding = Decoding.from_settings(command.decoding_settings(args))
     model = BLSP.from_pretrained(args.model, args.precision, command.device())
+    if args.system:  # that it has a place shows before anything is said
+        model.processor.prepare([{"role": "system", "content": args.system}, {"role": "user", "content": "Hello"}])
     Chat(model, decoding, args.instruction, args.system).run()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class BLSP(PreTrainedModel):
     def device(self) -> torch.device:
         return self.adapter.norm.weight.device
 
-    @cached_property
+    @functools.cached_property
     def processor(self) -> BLSPProcessor:
         return BLSPProcessor(self.prompter.tokenizer, self.prompter, self.encoder.n_mels, self.encoder.window)
 
@@ -197,7 +197,7 @@ class BLSP(PreTrainedModel):
         hub: revision, cache_dir, token, local_files_only.
         Raises InputError for a folder that is not whole, or whose parts are not those that it was trained with.
         """
-        folder = local_folder(name, **{key: value for key, value in hub.items() if not key.startswith("_")})
+        folder = local_folder(name, **hub)
         values, names = named_parts(folder, MODEL_TYPE, "encoder", "llm")
         precision, device = dtype or precision, device_map or device
         if isinstance(precision, torch.dtype):
@@ -272,13 +272,16 @@ class BLSP(PreTrainedModel):
         """
         state = State() if state is None else state
         decoding = decoding or Decoding()
-        if not isinstance(conversation, Conversation):
-            conversation = self.processor.prepare(conversation, state.heard)
-        self.check_room(conversation, decoding)
-        prepared = conversation
-        key = prepared.key if key is None and decoding.temperature > 0 else key or ""
-        rest = lambda start: self.embeds([prepared], start)[0]  # noqa: E731
-        return streaming.stream(self.llm, self.prompter, prepared.units, rest, decoding, key, state)
+        known = isinstance(conversation, Conversation)
+        prepared = conversation if known else self.processor.prepare(conversation, state.heard)
+        self.check_room(prepared, decoding)
+        if key is None:
+            key = prepared.key if decoding.temperature > 0 else ""
+        embeds_from = functools.partial(self._embeds_from, prepared)
+        return streaming.stream(self.llm, self.prompter, prepared.units, embeds_from, decoding, key, state)
+
+    def _embeds_from(self, conversation: Conversation, start: int) -> torch.Tensor:
+        return self.embeds([conversation], start)[0]
 
     def check_room(self, conversation: Conversation, decoding: Decoding) -> None:
         """Raises InputError where a conversation and its answer are longer than the LLM's context."""

@@ -25,13 +25,21 @@ from blsp.model.prompts import OPTIONS, TEMPLATE, Prompter, saved_template
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
 
 
-def local_folder(name: str | Path, **hub: Any) -> Path:
+def local_folder(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """A model's folder as it is, or a hub name's on this machine, downloaded where it is not there yet.
 
-    hub: what huggingface_hub's snapshot_download takes: revision, cache_dir, token, local_files_only.
+    The options are huggingface_hub's. Raises InputError where the hub does not give the model.
     """
     if Path(name).exists() or not HUB_NAME.fullmatch(str(name)):
         return Path(name)
+    hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     files = [f"*{suffix}" for suffix in sorted(PARTS - {".bin"})]
     try:
         return Path(snapshot_download(str(name), allow_patterns=files, **hub))

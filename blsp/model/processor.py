@@ -67,8 +67,8 @@ class BLSPProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, name: str | Path, **hub: Any) -> BLSPProcessor:
         """Of a BLSP folder or hub name. Loads the LLM's tokenizer, and no weights; hub: as local_folder() takes them."""
-        hub.pop("trust_remote_code", None)
-        hub.pop("_from_auto", None)
+        for given_by_auto_processor in ("_from_auto", "trust_remote_code"):
+            hub.pop(given_by_auto_processor, None)
         folder = local_folder(name, **hub)
         config, names = named_parts(folder, MODEL_TYPE, "encoder", "llm")
         tokenizer = load_tokenizer(names["llm"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import RATE, SENTENCES, call, speak
 
+from blsp.base.files import InputError
 from blsp.bin import chat
 from blsp.model.blsp import BLSP
 from blsp.model.generation import Decoding
@@ -106,6 +107,11 @@ def test_faults_are_a_line_and_the_conversation_goes_on_as_before(talk, answer, 
     ]
     assert len(faults) == len(patterns)
     assert all(pattern in fault for pattern, fault in zip(patterns, faults, strict=True))
+
+
+def test_a_system_message_without_a_place_is_refused_at_once(talk) -> None:
+    with pytest.raises(InputError, match="template 'paper' has no system turn"):
+        talk("Who?", options=("--system", "Be kind."))
 
 
 def test_help_says_every_command(talk) -> None:
