@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel
 
+from blsp.base import command
 from blsp.base.files import InputError, atomic_write
 from blsp.model import generation, streaming
 from blsp.model.adapter import Adapter
@@ -194,14 +195,13 @@ class BLSP(PreTrainedModel):
 
         name: a folder, or a hub name. precision: of the frozen parts; auto: what it was trained in.
         dtype, device_map: other names of precision and device, which Transformers' users give. config: is read anew.
-        hub: revision, cache_dir, token, local_files_only.
+        hub: as local_folder() takes them. Nothing in a folder is run, whatever trust_remote_code says.
         Raises InputError for a folder that is not whole, or whose parts are not those that it was trained with.
         """
         folder = local_folder(name, **hub)
         values, names = named_parts(folder, MODEL_TYPE, "encoder", "llm")
-        precision, device = dtype or precision, device_map or device
-        if isinstance(precision, torch.dtype):
-            precision = precision_name(precision)
+        precision = str(dtype or precision).removeprefix("torch.").replace("bfloat16", "bf16")
+        device = command.device() if device_map == "auto" else device_map or device
         frozen = choose_dtype(values.get("precision", "auto") if precision == "auto" else precision, device)
         encoder = SpeechEncoder.from_pretrained(names["encoder"], values["encoder_padding"], frozen)
         llm = load_llm(names["llm"], frozen, device)

@@ -22,24 +22,22 @@ from blsp.base.files import PARTS, InputError, model_fingerprint, read_json, wri
 from blsp.base.pretrained import part_of
 from blsp.model.prompts import OPTIONS, TEMPLATE, Prompter, saved_template
 
+HUB = frozenset({"revision", "cache_dir", "token", "local_files_only", "force_download"})
+AUTO = frozenset({"trust_remote_code", "adapter_kwargs", "_from_auto"})  # options that Transformers' Auto classes add
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
 
 
-def local_folder(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def local_folder(name: str | Path, **options: Any) -> Path:
     """A model's folder as it is, or a hub name's on this machine, downloaded where it is not there yet.
 
-    The options are huggingface_hub's. Raises InputError where the hub does not give the model.
+    options: HUB, which huggingface_hub's snapshot_download() takes, and AUTO, which say nothing here.
+    Raises InputError for other options, and where the hub does not give the model.
     """
+    if unknown := options.keys() - HUB - AUTO:
+        raise InputError(f"{name}: {', '.join(sorted(unknown))}: no such option; there are {', '.join(sorted(HUB))}")
     if Path(name).exists() or not HUB_NAME.fullmatch(str(name)):
         return Path(name)
-    hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+    hub = {key: value for key, value in options.items() if key in HUB}
     files = [f"*{suffix}" for suffix in sorted(PARTS - {".bin"})]
     try:
         return Path(snapshot_download(str(name), allow_patterns=files, **hub))

@@ -201,19 +201,6 @@ class LLM(nn.Module):
         inputs = {"inputs_embeds": embeds[None], "attention_mask": mask, "past_key_values": cache, "use_cache": True}
         return target_logits(self.model, where, **{k: v for k, v in inputs.items() if k in self._takes})[0].float()
 
-    @staticmethod
-    def rewind(cache: DynamicCache, n: int) -> bool:
-        """Let a cache forget what stands behind its first n positions; False where a window has moved on from there.
-
-        Layer by layer: a read() that was interrupted has left them at different lengths.
-        """
-        layers = [layer for layer in cache.layers if layer.get_seq_length() > n]
-        if any(layer.is_sliding and layer.get_seq_length() >= layer.sliding_window for layer in layers):
-            return False
-        for layer in layers:
-            layer.crop(n - layer.get_seq_length())
-        return True
-
     def _keeps(self, prefix: tuple[int, ...]) -> bool:
         """Whether keys and values of a prompt's constant beginning are there: computed once, the LLM being frozen."""
         if self._window is None or len(prefix) >= self._window:

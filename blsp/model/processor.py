@@ -67,8 +67,6 @@ class BLSPProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, name: str | Path, **hub: Any) -> BLSPProcessor:
         """Of a BLSP folder or hub name. Loads the LLM's tokenizer, and no weights; hub: as local_folder() takes them."""
-        for given_by_auto_processor in ("_from_auto", "trust_remote_code"):
-            hub.pop(given_by_auto_processor, None)
         folder = local_folder(name, **hub)
         config, names = named_parts(folder, MODEL_TYPE, "encoder", "llm")
         tokenizer = load_tokenizer(names["llm"])

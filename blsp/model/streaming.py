@@ -56,7 +56,7 @@ def stream(
         return generated
     kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(state.units, units[:-1], strict=False)))
     state.cache, state.units = None, []  # until they are right again
-    if not llm.rewind(cache, kept):
+    if not _rewind(cache, kept):
         cache, kept = llm.new_cache(), 0
     logits = llm.read(embeds_from(kept), cache)
     state.cache, state.units = cache, list(units)
@@ -78,6 +78,19 @@ def stream(
     if generated.text.startswith(said) and generated.text != said:
         yield generated.text[len(said) :]
     return generated
+
+
+def _rewind(cache: DynamicCache, n: int) -> bool:
+    """Let a cache forget what stands behind its first n positions; False where a window has moved on from there.
+
+    Layer by layer: a read() that was interrupted has left them at different lengths.
+    """
+    layers = [layer for layer in cache.layers if layer.get_seq_length() > n]
+    if any(layer.is_sliding and layer.get_seq_length() >= layer.sliding_window for layer in layers):
+        return False
+    for layer in layers:
+        layer.crop(n - layer.get_seq_length())
+    return True
 
 
 def _without_bytes(ids: list[int], llm: LLM) -> list[int]:

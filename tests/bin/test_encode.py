@@ -23,8 +23,9 @@ from blsp.data.data_dir import Utterance, read_table, write_data_dir
 from blsp.data.states import speech_reader
 from blsp.model import encoding
 from blsp.model.adapter import Adapter
-from blsp.model.blsp import BLSP, load_llm
+from blsp.model.blsp import BLSP
 from blsp.model.encoder import SpeechEncoder
+from blsp.model.llm import load_llm
 from blsp.model.prompts import Prompter
 from blsp.training.dataset import AlignmentData
 
@@ -49,9 +50,9 @@ def encoded(prepared: World, tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def blsp(prepared: World) -> BLSP:
     torch.manual_seed(3)
-    llm, tokenizer = load_llm(str(prepared.llm))
+    llm = load_llm(str(prepared.llm))
     encoder = SpeechEncoder.from_pretrained(str(prepared.whisper))
-    return BLSP(encoder, Adapter(16, 32, 8, 0.3), llm, Prompter(tokenizer))
+    return BLSP(encoder, Adapter(16, 32, 8, 0.3), llm, Prompter(llm.tokenizer))
 
 
 @pytest.fixture(scope="module")

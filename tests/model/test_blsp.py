@@ -264,6 +264,13 @@ def test_saving_and_loading_give_the_same_model(saved: tuple[BLSP, Path]) -> Non
     assert (folder / "model.safetensors").stat().st_size < 4 * n_trained + 4096, "frozen weights are saved"
 
 
+def test_precisions_go_by_the_names_of_pytorch_too(saved: tuple[BLSP, Path]) -> None:
+    for given in ({"precision": "bf16"}, {"dtype": torch.bfloat16, "device_map": "auto"}, {"dtype": "bfloat16"}):
+        assert BLSP.from_pretrained(saved[1], **given).llm.dtype == torch.bfloat16
+    with pytest.raises(InputError, match="'float16' is not one of auto, bf16, float32"):
+        BLSP.from_pretrained(saved[1], dtype=torch.float16)
+
+
 def test_a_model_can_move_together_with_its_parts(saved: tuple[BLSP, Path], tmp_path: Path) -> None:
     (tmp_path / "place").rename(tmp_path / "elsewhere")
     BLSP.from_pretrained(tmp_path / "elsewhere/exp/model")
@@ -295,8 +302,8 @@ def test_a_whole_folder_needs_nothing_else(saved: tuple[BLSP, Path], world: Worl
 
 AUTO = """
 import sys
-{imports}
-assert ("torch" in sys.modules) == {torch}
+import blsp
+assert "torch" not in sys.modules
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 folder = sys.argv[1]
 config = AutoConfig.from_pretrained(folder)
@@ -304,23 +311,26 @@ processor = AutoProcessor.from_pretrained(folder)
 for auto in (AutoModel, AutoModelForMultimodalLM):
     model = auto.from_pretrained(folder, dtype="float32")
     assert type(model) is blsp.BLSP and type(model.config) is type(config) is blsp.BLSP.config_class
-inputs = processor.apply_chat_template([{{"role": "user", "content": "Who?"}}], tokenize=True, return_dict=True)
+inputs = processor.apply_chat_template([{"role": "user", "content": "Who?"}], tokenize=True, return_dict=True)
 print(processor.batch_decode(model.generate(**inputs, max_new_tokens=5), skip_special_tokens=True)[0].strip())
 """
 
 
-@pytest.mark.parametrize("imports", ["import blsp", "import transformers.models.auto.configuration_auto, blsp"])
-def test_the_auto_classes_find_a_folder_without_its_code(saved: tuple[BLSP, Path], imports: str) -> None:
-    """Where blsp comes before Transformers and behind it. Code in the folder, and its name in config.json, is left alone."""
+def test_the_auto_classes_find_a_folder_without_its_code(saved: tuple[BLSP, Path]) -> None:
+    """Code in the folder, and its name in config.json, is left alone."""
     model, folder = saved
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", {**config, "auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}})
     (folder / "evil.py").write_text("raise SystemExit('run')")
-    code = AUTO.format(imports=imports, torch="transformers" in imports)
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", AUTO, folder], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (expected,) = model.generate([[{"role": "user", "content": "Who?"}]], Decoding(5))
     assert done.stdout.strip() == expected.text
+
+
+def test_the_auto_classes_are_told_also_where_they_were_there_first() -> None:
+    code = "from transformers import AutoConfig; import blsp; assert AutoConfig.for_model('blsp').model_type == 'blsp'"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_hub_name_is_fetched_once_and_otherwise_refused_in_one_line(
@@ -333,6 +343,8 @@ def test_a_hub_name_is_fetched_once_and_otherwise_refused_in_one_line(
     (cache / "refs" / "main").write_text("abc")
     hub = {"cache_dir": tmp_path / "cache", "local_files_only": True}
     assert BLSP.from_pretrained("someone/blsp-tiny", **hub).trained_state().keys() == saved[0].trained_state().keys()
+    with pytest.raises(InputError, match="quantize: no such option"):
+        BLSP.from_pretrained("someone/blsp-tiny", quantize=True)
     with pytest.raises(InputError, match="someone/else: is no folder, and the hub does not give it") as e:
         BLSP.from_pretrained("someone/else", **hub)
     assert "\n" not in str(e.value)
