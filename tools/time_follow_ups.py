@@ -16,7 +16,7 @@ from blsp.base import command
 from blsp.base.files import InputError
 from blsp.data.audio import SAMPLE_RATE
 from blsp.model.blsp import BLSP
-from blsp.model.generation import Decoding
+from blsp.model.decoding import Decoding
 from blsp.model.streaming import State
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import logging
 import os
@@ -11,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from tqdm import tqdm
 
@@ -96,26 +95,6 @@ def logger(name: str, file: str | Path | None = None) -> logging.Logger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
     return log
-
-
-def decoding_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
-    """Options of programs without a configuration that say how text is generated; max_new_tokens: its default."""
-    options = parser.add_argument_group("decoding")
-    options.add_argument("--max-new-tokens", type=int, default=max_new_tokens, metavar="N", help="of an answer (%(default)s)")
-    options.add_argument("--min-new-tokens", type=int, default=0, metavar="N", help="no end before so many (%(default)s)")
-    options.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest token (%(default)s)")
-    options.add_argument("--top-p", type=float, default=1.0, metavar="P", help="the nucleus that is sampled from (%(default)s)")
-    options.add_argument("--num-beams", type=int, default=1, metavar="N", help="of a beam search (%(default)s)")
-    options.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (%(default)s)")
-    options.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="1: off (%(default)s)")
-    options.add_argument("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="0: off (%(default)s)")
-
-
-def decoding_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What decoding_arguments() have been given, as Decoding's fields."""
-    names = ("max_new_tokens", "min_new_tokens", "temperature", "top_p", "num_beams", "seed", "repetition_penalty",
-             "no_repeat_ngram_size")  # fmt: skip
-    return {name: getattr(args, name) for name in names}
 
 
 def progress(items: Iterable[T], total: int, title: str, unit: str = "utt", lines_to: IO[str] | None = None) -> Iterator[T]:

@@ -22,10 +22,10 @@ from blsp.base import command
 from blsp.base.files import InputError, fingerprint, model_fingerprint, read_jsonl, write_jsonl
 from blsp.base.journal import Journal
 from blsp.data.data_dir import read_data_dir
+from blsp.model.decoding import Decoding, decoding_arguments
 
 if TYPE_CHECKING:
     from blsp.model.blsp import BLSP
-    from blsp.model.generation import Decoding
     from blsp.model.processor import Conversation
 
 AHEAD = 16  # batches whose audio is read together, so that batches are of like length
@@ -62,21 +62,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="a file, which a rerun continues; not given: standard output")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="answered at once (%(default)s)")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or float32 (%(default)s)")
-    command.decoding_arguments(parser, max_new_tokens=64)
+    decoding_arguments(parser, max_new_tokens=64)
     args = parser.parse_args()
     if args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size}: should be at least 1")
+    decoding = Decoding.from_arguments(args)
     items = read_items(args.inputs, args.instruction)
     from blsp.model.folder import local_folder  # loads torch
 
     folder = local_folder(args.model)
-    settings = {"model": model_fingerprint(folder), "precision": args.precision, **command.decoding_settings(args)}
+    settings = {"model": model_fingerprint(folder), "precision": args.precision, **asdict(decoding)}
     keep = _Output(args.out, items, fingerprint(settings))
     if keep.missing:
         from blsp.model.blsp import BLSP
-        from blsp.model.generation import Decoding
 
-        decoding = Decoding.from_settings(command.decoding_settings(args))
         model = BLSP.from_pretrained(folder, args.precision, command.device())
         blocks = _blocks(keep.missing, AHEAD * args.batch_size)
         n_batches = sum(-(-len(block) // args.batch_size) for block in blocks)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from blsp.base import command
 from blsp.base.files import InputError
 from blsp.data import audio
+from blsp.model.decoding import Decoding, decoding_arguments
 
 if TYPE_CHECKING:
     import numpy as np
 
     from blsp.model.blsp import BLSP
-    from blsp.model.generation import Decoding
 
 HELP = """\
 TEXT                  say TEXT
@@ -43,14 +43,13 @@ def main() -> None:
     parser.add_argument("--instruction", default="", help="what is said before speech, until /instruction changes it")
     parser.add_argument("--system", default="", help="the system's message, where the template has one")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or float32 (%(default)s)")
-    command.decoding_arguments(parser, max_new_tokens=256)
+    decoding_arguments(parser, max_new_tokens=256)
     args = parser.parse_args()
+    decoding = Decoding.from_arguments(args)
     with suppress(ImportError):
         import readline  # noqa: F401  (input() then has a history and can be edited)
     from blsp.model.blsp import BLSP  # loads torch
-    from blsp.model.generation import Decoding
 
-    decoding = Decoding.from_settings(command.decoding_settings(args))
     model = BLSP.from_pretrained(args.model, args.precision, command.device())
     if args.system:  # that it has a place shows before anything is said
         model.processor.prepare([{"role": "system", "content": args.system}, {"role": "user", "content": "Hello"}])

@@ -20,6 +20,7 @@ from blsp.base.files import InputError, fingerprint, model_fingerprint, read_jso
 from blsp.data import normalization
 from blsp.data.data_dir import read_table
 from blsp.data.tasks import present_sets
+from blsp.model.decoding import Decoding
 from blsp.model.prompts import OPTIONS, template_settings
 from blsp.qa.chat_client import CACHE, ChatModel
 from blsp.qa.questions import Questions, write_questions
@@ -77,6 +78,7 @@ def _behaviour(name: str, config: dict[str, Any]) -> dict[str, Any]:
     behaviour = {"name": name, "response": spec["response"], "instructions": instructions_of(name, spec),
                  "normalizer": config["normalizer"], "normal_forms": normalization.VERSION}  # fmt: skip
     if spec["response"] == "generate":
+        Decoding.from_settings(config["generation"])  # sound, or refused before anything is loaded
         behaviour |= {"decoding": config["generation"], "refusals": config["refusals"]}
         behaviour |= {"llm": model_fingerprint(config["llm"]), "template": template_settings(config)}
         behaviour |= {"precision": config["precision"]}

@@ -24,6 +24,7 @@ from blsp.data import normalization
 from blsp.data.data_dir import check_features
 from blsp.data.states import check_states
 from blsp.data.tasks import Job, instruction_of, reference_of, task_sets
+from blsp.model.decoding import Decoding
 from blsp.model.prompts import OPTIONS, saved_template, template_settings
 
 log = command.logger("decode")
@@ -55,6 +56,7 @@ def main() -> None:
         require(config, "ctc_beam")
     if config["input"] not in INPUTS:
         raise InputError(f"{args.config}: input '{config['input']}' is not one of {', '.join(INPUTS)}")
+    Decoding.from_settings(config["decoding"])  # sound, or refused before anything is loaded
     sets = task_sets(args.data_dir, config["tasks"])
     for task, names in sets.items():
         spec = config["tasks"][task]

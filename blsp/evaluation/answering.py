@@ -20,8 +20,9 @@ from blsp.evaluation.agreement import OwnAnswers
 from blsp.model import generation
 from blsp.model.adapter import adapter_length
 from blsp.model.blsp import BLSP, to_device
+from blsp.model.decoding import Decoding
 from blsp.model.encoder import STRIDE, Speech, SpeechEncoder
-from blsp.model.generation import Decoding, Generated
+from blsp.model.generation import Generated
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
 from blsp.model.prompts import OPTIONS, Prompter
 from blsp.model.recognizer import Recognizer

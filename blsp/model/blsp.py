@@ -17,6 +17,7 @@ from blsp.base.files import InputError, atomic_write
 from blsp.model import generation, streaming
 from blsp.model.adapter import Adapter
 from blsp.model.configuration import MODEL_TYPE, BLSPConfig
+from blsp.model.decoding import Decoding
 from blsp.model.encoder import Speech, SpeechEncoder
 from blsp.model.folder import (
     load_trained,
@@ -27,7 +28,7 @@ from blsp.model.folder import (
     save_folder,
     trained,
 )
-from blsp.model.generation import Decoding, Generated
+from blsp.model.generation import Generated
 from blsp.model.llm import LLM, choose_dtype, load_llm, precision_name
 from blsp.model.processor import BLSPProcessor, Conversation, Message
 from blsp.model.prompts import OPTIONS, TEMPLATE, Prompt, Prompter

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import (
@@ -17,50 +16,12 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from blsp.base.files import InputError
+from blsp.model.decoding import Decoding
 from blsp.model.llm import LLM, pad_left
 from blsp.model.prompts import Prompter
 from blsp.model.thinking import answer_of
 
 NUCLEUS = 256  # tokens that are looked at first
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How text is generated: this and nothing else, whatever the LLM's generation_config says.
-
-    temperature: 0 is greedy; above, tokens are sampled from the top_p nucleus.
-    repetition_penalty: divides the positive logits of tokens that the response has already, multiplies others; 1: off.
-    no_repeat_ngram_size: no sequence of so many tokens stands twice in a response; 0: off.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    num_beams: int = 1
-    seed: int = 0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    min_new_tokens: int = 0  # no end of sequence before so many
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
-        """Of a configuration's mapping. Raises InputError for a key that means nothing."""
-        try:
-            return cls(**settings)
-        except TypeError:
-            known = ", ".join(field.name for field in fields(cls))
-            raise InputError(f"decoding settings {dict(settings)}: the keys are {known}") from None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise InputError(f"{self}: min_new_tokens is from 0 to max_new_tokens")
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1:
-            raise InputError(f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p in (0, 1]")
-        if self.repetition_penalty <= 0 or self.no_repeat_ngram_size < 0:
-            raise InputError(f"{self}: repetition_penalty is above 0 (1: off), no_repeat_ngram_size at least 0 (0: off)")
-        if self.temperature > 0 and self.num_beams > 1:
-            raise InputError(f"{self}: sampling (temperature above 0) goes with num_beams 1")
 
 
 @dataclass(frozen=True)

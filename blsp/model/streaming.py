@@ -9,7 +9,8 @@ from itertools import takewhile
 import torch
 from transformers import DynamicCache
 
-from blsp.model.generation import Decoding, all_ends, generate, read, steering
+from blsp.model.decoding import Decoding
+from blsp.model.generation import all_ends, generate, read, steering
 from blsp.model.llm import LLM
 from blsp.model.prompts import Prompter
 

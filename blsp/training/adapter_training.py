@@ -25,8 +25,8 @@ from blsp.model import generation
 from blsp.model.adapter import Adapter
 from blsp.model.blsp import BLSP, to_device
 from blsp.model.ctc import Vocabulary, train_vocabulary
+from blsp.model.decoding import Decoding
 from blsp.model.encoder import SpeechEncoder
-from blsp.model.generation import Decoding
 from blsp.model.llm import backward_attention, choose_dtype, llm_width, load_llm, precision_name
 from blsp.model.prompts import OPTIONS, Prompter
 from blsp.model.recognizer import Recognizer

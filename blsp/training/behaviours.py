@@ -18,7 +18,7 @@ from blsp.data.data_dir import read_table
 from blsp.data.normalization import normalizer
 from blsp.data.writing import apostrophes, clean
 from blsp.model import generation
-from blsp.model.generation import Decoding
+from blsp.model.decoding import Decoding
 from blsp.model.llm import choose_dtype, load_llm, precision_name
 from blsp.model.prompts import Prompter
 
